@@ -1,0 +1,1 @@
+"""Conversations of AI agents on OpenTelemetry."""

@@ -1,0 +1,96 @@
+"""Checks of arguments: each returns the finished value or raises with what was wrong and what is accepted."""
+
+from __future__ import annotations
+
+import math
+from datetime import date, datetime
+from enum import Enum
+from typing import TypeVar
+
+from otel_agent_tracker.semconv import ConversationQuality
+
+__all__ = ["count", "date_text", "identifier", "member", "positive_number", "quality", "text"]
+
+MAX_ID_LENGTH = 256
+_Member = TypeVar("_Member", bound=Enum)
+
+
+def identifier(name: str, value: object) -> str:
+    """An agent, session or user id: 1 to 256 characters, none of them a control character or surrogate."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not 0 < len(value) <= MAX_ID_LENGTH:
+        raise ValueError(f"{name} must have 1 to {MAX_ID_LENGTH} characters, not {len(value)}")
+    if value.isascii() and value.isprintable():
+        return value
+    if unfit := next(
+        (c for c in value if c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff"), None
+    ):
+        raise ValueError(f"{name} must not contain control characters or lone surrogates, but has {unfit!a}")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """Free text that a person or an exception wrote."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return value
+
+
+def quality(name: str, value: object) -> int:
+    """A quality as `ConversationQuality` or an int from 1 to 5."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _type_or_value(name, value, "a ConversationQuality or an int from 1 to 5")
+    if not ConversationQuality.VERY_POOR <= value <= ConversationQuality.EXCELLENT:
+        raise ValueError(f"{name} must be a ConversationQuality or an int from 1 to 5, not {int(value)}")
+    return int(value)
+
+
+def count(name: str, value: object) -> int:
+    """A number of things: an int of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be 0 or more and fit in 63 bits, not {value}")
+    return value
+
+
+def positive_number(name: str, value: object) -> float:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a finite number above 0, not {value}")
+    return number
+
+
+def member(name: str, value: object, choices: type[_Member]) -> _Member:
+    """A member of the closed set `choices`, or its value."""
+    try:
+        return choices(value)
+    except ValueError:
+        accepted = ", ".join(str(choice.value) for choice in choices)
+        raise _type_or_value(name, value, f"one of {accepted}") from None
+
+
+def date_text(name: str, value: object) -> str:
+    """A date, a datetime or its ISO 8601 text, as ISO 8601 text."""
+    if isinstance(value, date):  # datetime is one
+        return value.isoformat()
+    try:
+        datetime.fromisoformat(text(name, value))
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an ISO 8601 date or time such as 2024-01-19, not {value!r}"
+        ) from None
+    return str(value)
+
+
+def _type_or_value(name: str, value: object, accepted: str) -> Exception:
+    kind = ValueError if isinstance(value, int | float | str) else TypeError
+    return kind(
+        f"{name} must be {accepted}, not {value!r}"
+        if kind is ValueError
+        else f"{name} must be {accepted}, not {type(value).__name__}"
+    )
