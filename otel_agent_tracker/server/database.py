@@ -1,0 +1,166 @@
+"""One SQL database: connections, transactions and its schema.
+
+SQLite lets one connection write at a time. Writers of this process queue at a lock instead of polling for it,
+and begin at once with the right to write, so that no transaction fails half way; readers go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+__all__ = ["Database", "default_path", "insert_or_ignore", "upsert"]
+
+Rows = list[dict[str, Any]]
+
+
+class Database:
+    """A database by its URL, or by the path of a SQLite file; nothing is opened before the first use.
+
+    Raises ValueError for a SQLite database in memory, which connections cannot share.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0) -> None:
+        self.url = _read_url(url)
+        self._engine = _engine(self.url, busy_timeout_seconds)
+        self._write_lock = Lock()
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for a database server."""
+        return Path(self.url.database or "") if _is_sqlite(self.url) else None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection on which all reads see the same moment."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction, committed when the block is left and rolled back when it raises."""
+        writer = self._engine.execution_options(writes=True)
+        with self._write_lock, writer.begin() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; raises RuntimeError if a newer release has written this database."""
+        _create_private_file(self.path)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.writing() as connection:
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise RuntimeError(f"the database was written by a newer release: {error}") from error
+
+    def check(self) -> None:
+        """Raises OperationalError if the database does not answer."""
+        with self.reading() as connection:
+            connection.execute(text("SELECT 1 FROM projects"))
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self._engine.dispose()
+
+
+def default_path() -> Path:
+    """The SQLite file in the platform's data folder."""
+    return _data_folder() / "otel-agent-tracker" / "tracker.sqlite3"
+
+
+def insert_or_ignore(connection: Connection, table: Table, rows: Rows) -> None:
+    """Insert `rows`; those whose key is there already change nothing."""
+    if rows:
+        statement = _dialect(connection).insert(table).on_conflict_do_nothing()
+        connection.execute(statement, rows)
+
+
+def upsert(connection: Connection, table: Table, rows: Rows) -> None:
+    """Insert `rows`, or overwrite those that have the same primary key."""
+    if not rows:
+        return
+    statement = _dialect(connection).insert(table)
+    key = [column.name for column in table.primary_key]
+    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
+
+
+def _dialect(connection: Connection) -> Any:
+    """The module with the dialect's own INSERT; the two spell ON CONFLICT alike."""
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
+
+
+def _read_url(url: str) -> URL:
+    if "://" not in url:
+        return URL.create("sqlite", database=str(Path(url).expanduser().absolute()))
+    read = make_url(url)
+    if _is_sqlite(read) and read.database in (None, "", ":memory:"):
+        raise ValueError(
+            "the database must be a file or a server; one in memory cannot be shared by connections"
+        )
+    return read.set(drivername="postgresql+psycopg") if read.drivername == "postgresql" else read
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _engine(url: URL, busy_timeout_seconds: float) -> Engine:
+    if not _is_sqlite(url):
+        return create_engine(url, pool_pre_ping=True)
+    arguments: Mapping[str, Any] = {"timeout": busy_timeout_seconds, "check_same_thread": False}
+    engine = create_engine(url, connect_args=arguments, poolclass=QueuePool, pool_size=8, max_overflow=32)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = (
+        None  # the driver would begin by itself, too late and without the right to write
+    )
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _create_private_file(path: Path | None) -> None:
+    """What people said to agents is in it: nobody else on the machine may read it."""
+    if path is not None and not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _data_folder() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+_PRAGMAS: Iterable[str] = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # what was acknowledged survives a power cut, which NORMAL does not promise
+    "PRAGMA cache_size = -65536",
+    "PRAGMA temp_store = MEMORY",
+)

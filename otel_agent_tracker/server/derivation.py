@@ -1,0 +1,160 @@
+"""Conversations, made again from all stored events of the sessions that something new is known of."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, delete, select
+
+from otel_agent_tracker import outcome
+from otel_agent_tracker.semconv import Outcome
+from otel_agent_tracker.server import arrivals, tables
+from otel_agent_tracker.server.arrivals import Arrival, Service
+from otel_agent_tracker.server.database import upsert
+
+__all__ = ["SILENT_AFTER_SECONDS", "derive", "silence_us"]
+
+SILENT_AFTER_SECONDS = 20 * 3600
+CHUNK = 500  # ids in one query
+
+
+def derive(connection: Connection, project_id: int, told: Iterable[Arrival], received_us: int) -> None:
+    """Replace the conversations of the sessions that `told` tells of; `told` is stored already."""
+    known = {each.event_id: _Told(each.event, each.time_us, each.service) for each in told if each.event}
+    sessions: dict[str, dict[str, _Told]] = defaultdict(dict)
+    for each in told:
+        sessions[each.session_id or ""][each.event_id] = known[each.event_id]
+    older = _load(connection, project_id, list(sessions), known)
+    for session_id, event_id, event in older:
+        sessions[session_id][event_id] = event
+    rows = []
+    for session_id, events in sessions.items():
+        rows += _session_rows(project_id, session_id, list(events.values()), received_us)
+    _delete_beyond(connection, project_id, {session_id for session_id, _, _ in older}, rows)
+    upsert(connection, tables.conversations, rows)
+
+
+def silence_us(ttl_seconds: float | None) -> int:
+    """How long nothing must be heard of an open conversation before the tracker ends it."""
+    return int(max(SILENT_AFTER_SECONDS, 2 * (ttl_seconds or 0)) * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An event, and which process told it when."""
+
+    event: outcome.Event
+    time_us: int
+    service: Service
+
+
+def _load(
+    connection: Connection, project_id: int, session_ids: list[str], known: dict[str, _Told]
+) -> list[tuple[str, str, _Told]]:
+    """The stored events of the sessions, but for those in `known`."""
+    found = []
+    for start in range(0, len(session_ids), CHUNK):
+        chunk = {"project": project_id, "ids": session_ids[start : start + CHUNK]}
+        for session_id, event_id, path, body, time_us, *service in connection.execute(_EVENTS, chunk):
+            if event_id not in known:
+                event = arrivals.restore(path, body, event_id)
+                found.append((session_id, event_id, _Told(event, time_us, Service(*service))))
+    return found
+
+
+def _session_rows(
+    project_id: int, session_id: str, told: Sequence[_Told], received_us: int
+) -> list[dict[str, Any]]:
+    conversations = outcome.conversations(each.event for each in told)
+    services = _services(told, [conversation.start_us for conversation in conversations])
+    return [
+        {
+            "project_id": project_id,
+            "session_id": session_id,
+            "silent_at_us": _silent_at_us(conversation, received_us),
+            **_row(conversation),
+            **services[conversation.number - 1],
+        }
+        for conversation in conversations
+    ]
+
+
+def _services(told: Sequence[_Told], starts: Sequence[int]) -> list[dict[str, str | None]]:
+    """For each conversation the process that its newest event which names one names."""
+    newest = [Service()] * len(starts)
+    for each in sorted(told, key=lambda each: (each.time_us, each.event.event_id)) if starts else ():
+        if any(each.service):
+            newest[max(bisect_right(starts, each.time_us) - 1, 0)] = each.service
+    return [{"service": it.service, "version": it.version, "environment": it.environment} for it in newest]
+
+
+def _silent_at_us(conversation: outcome.Conversation, received_us: int) -> int | None:
+    """When the tracker ends it by itself; what arrives late shows, too, that its sender lives."""
+    if conversation.outcome != Outcome.ACTIVE:
+        return None
+    return max(conversation.last_activity_us, received_us) + silence_us(conversation.ttl_seconds)
+
+
+def _row(conversation: outcome.Conversation) -> dict[str, Any]:
+    metadata = conversation.metadata
+    return {
+        "number": conversation.number,
+        "agent_id": conversation.agent_id,
+        "user_id": conversation.user_id,
+        "origin": conversation.origin.value,
+        "start_us": conversation.start_us,
+        "end_us": conversation.end_us,
+        "last_activity_us": conversation.last_activity_us,
+        "status": conversation.outcome.value,
+        "ended_by": conversation.ended_by.value if conversation.ended_by else None,
+        "quality": conversation.quality,
+        "feedback": conversation.feedback,
+        "error_type": conversation.error_type,
+        "error_message": conversation.error_message,
+        "message_count": conversation.message_count,
+        "turns": len(conversation.turns),
+        "waiting": conversation.waiting,
+        "ungrouped": conversation.ungrouped,
+        "ttl_seconds": conversation.ttl_seconds,
+        "metadata": orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode() if metadata else None,
+    }
+
+
+def _delete_beyond(
+    connection: Connection, project_id: int, session_ids: set[str], rows: list[dict[str, Any]]
+) -> None:
+    """Late events may merge conversations that were several; the numbers left over go."""
+    last = dict.fromkeys(session_ids, 0)
+    for row in rows:
+        if row["session_id"] in last:
+            last[row["session_id"]] = max(last[row["session_id"]], row["number"])
+    if last:
+        beyond = [{"project": project_id, "session": key, "last": number} for key, number in last.items()]
+        connection.execute(_DELETE, beyond)
+
+
+_events = tables.events.columns
+_EVENTS = select(
+    _events.session_id,
+    _events.event_id,
+    _events.path,
+    _events.body,
+    _events.time_us,
+    _events.service,
+    _events.version,
+    _events.environment,
+    _events.instance,
+).where(
+    _events.project_id == bindparam("project"),
+    _events.session_id.in_(bindparam("ids", expanding=True)),
+)
+_DELETE = delete(tables.conversations).where(
+    tables.conversations.columns.project_id == bindparam("project"),
+    tables.conversations.columns.session_id == bindparam("session"),
+    tables.conversations.columns.number > bindparam("last"),
+)

@@ -1,0 +1,1 @@
+"""The steps by which the tracker's schema came to be."""

@@ -1,0 +1,307 @@
+"""The REST API: a handler parses, calls one method of the store and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import PlainValidator
+from sqlalchemy.exc import OperationalError
+
+from otel_agent_tracker import wire
+from otel_agent_tracker.server import arrivals
+from otel_agent_tracker.server.arrivals import Arrival, UnknownPath
+from otel_agent_tracker.server.guard import unavailable
+from otel_agent_tracker.server.selection import Page, Period, Selection, read_period
+from otel_agent_tracker.server.store import Store
+
+__all__ = ["MAX_BATCH_EVENTS", "router"]
+
+MAX_BATCH_EVENTS = 500
+_Found = TypeVar("_Found")
+
+
+class _JsonRequest(Request):
+    """Reads JSON with orjson, which takes only what it can write: no NaN, no lone surrogates."""
+
+    async def json(self) -> Any:
+        return orjson.loads(await self.body())
+
+
+class _JsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handle_json
+
+
+router = APIRouter(route_class=_JsonRoute)
+
+
+# --- what handlers are given --------------------------------------------------------------------------------
+
+
+async def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+async def _project_id(request: Request) -> int:
+    project_id: int = request.state.project_id
+    return project_id
+
+
+async def _period(
+    start_date: str | None = None, end_date: str | None = None, tz: str | None = None
+) -> Period:
+    """ISO 8601 dates or times; a date includes that whole day in `tz` (default UTC)."""
+    try:
+        return read_period(start_date, end_date, tz)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+async def _page(limit: Annotated[int, Query(ge=0)] = 50, cursor: str | None = None) -> Page:
+    return Page(limit=limit, cursor=cursor)
+
+
+TheStore = Annotated[Store, Depends(_store)]
+ProjectId = Annotated[int, Depends(_project_id)]
+ThePeriod = Annotated[Period, Depends(_period)]
+ThePage = Annotated[Page, Depends(_page)]
+AgentId = Annotated[str | None, Query(description="only this agent")]
+
+
+# --- what is posted -----------------------------------------------------------------------------------------
+
+
+def _endpoint(request_type: type[wire.Request]) -> Callable[..., wire.BatchResult]:
+    def post(
+        body: Any,
+        store: TheStore,
+        project_id: ProjectId,
+        idempotency_key: Annotated[str | None, Header(description="the event's id")] = None,
+    ) -> wire.BatchResult:
+        try:
+            arrival = arrivals.arrive(body, idempotency_key)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        if refusal := store.ingest(project_id, [arrival])[0]:
+            raise HTTPException(422, refusal)
+        return wire.BatchResult(event_id=arrival.event_id, status=200)
+
+    post.__annotations__["body"] = request_type
+    post.__doc__ = request_type.__doc__
+    return post
+
+
+for _path, _request_type in wire.REQUESTS.items():
+    router.post(_path, name=_request_type.__name__, response_model_exclude_none=True)(
+        _endpoint(_request_type)
+    )
+
+
+def _read_batch(value: object) -> list[object]:
+    """The events of a batch, each to be judged for itself."""
+    events = value.get("events") if isinstance(value, dict) else None
+    if not isinstance(events, list):
+        raise ValueError('a batch must be an object {"events": [...]}')  # noqa: TRY004 - pydantic's protocol
+    return events
+
+
+BatchEvents = Annotated[list[object], PlainValidator(_read_batch, json_schema_input_type=wire.BatchRequest)]
+
+
+@router.post(wire.BatchRequest.PATH, response_model_exclude_none=True)
+def post_batch(events: BatchEvents, store: TheStore, project_id: ProjectId) -> wire.BatchAnswer:
+    """Many requests at once; each is answered as it would be alone, and none spoils the others."""
+    if len(events) > MAX_BATCH_EVENTS:
+        raise HTTPException(413, f"a batch must not hold more than {MAX_BATCH_EVENTS} events")
+    read = [_read_batch_event(event) for event in events]
+    arrived = [each for each in read if isinstance(each, Arrival)]
+    refusals = iter(store.ingest(project_id, arrived))
+    return wire.BatchAnswer(
+        results=[_result(each, next(refusals)) if isinstance(each, Arrival) else each for each in read]
+    )
+
+
+def _read_batch_event(event: object) -> Arrival | wire.BatchResult:
+    try:
+        return arrivals.read_batch_event(event)
+    except ValueError as error:
+        given = event.get("event_id") if isinstance(event, dict) else None
+        status = 404 if isinstance(error, UnknownPath) else 422
+        event_id = given if isinstance(given, str) else ""
+        return wire.BatchResult(event_id=event_id, status=status, error=str(error))
+
+
+def _result(arrival: Arrival, refusal: str | None) -> wire.BatchResult:
+    return wire.BatchResult(event_id=arrival.event_id, status=422 if refusal else 200, error=refusal)
+
+
+# --- conversations ------------------------------------------------------------------------------------------
+
+
+def _found(value: _Found | None, what: str) -> _Found:
+    if value is None:
+        raise HTTPException(404, f"unknown {what}")
+    return value
+
+
+@router.get("/conversations")
+def get_conversations(
+    store: TheStore,
+    project_id: ProjectId,
+    page: ThePage,
+    period: ThePeriod,
+    agent_id: AgentId = None,
+    user_id: str | None = None,
+    status: wire.OutcomeName | None = None,
+    session_id: Annotated[str | None, Query(description="answers as /conversations/{session_id}")] = None,
+) -> wire.Conversations | wire.ConversationAnswer:
+    """Conversations by their start, newest first; or one, by an id that no path can carry."""
+    if session_id is not None:
+        return _found(store.conversations.get(project_id, session_id), "session_id")
+    selection = Selection(agent_id=agent_id, user_id=user_id, status=status, period=period)
+    return store.conversations.page(project_id, selection, page)
+
+
+@router.get("/conversations/active")
+def get_active_conversations(
+    store: TheStore, project_id: ProjectId, page: ThePage, agent_id: AgentId = None
+) -> wire.Conversations:
+    """Conversations without an outcome, newest first."""
+    return store.conversations.active(project_id, agent_id, page)
+
+
+@router.get("/conversations/{session_id:path}")
+def get_conversation(session_id: str, store: TheStore, project_id: ProjectId) -> wire.ConversationAnswer:
+    """A session's newest conversation, with all of them as its episodes."""
+    return _found(store.conversations.get(project_id, session_id), "session_id")
+
+
+# --- agents -------------------------------------------------------------------------------------------------
+
+
+@router.get("/agents/active")
+def get_active_agents(store: TheStore, project_id: ProjectId, page: ThePage) -> wire.Agents:
+    """Agents that are not offline; silent ones are marked."""
+    return store.agents.active(project_id, page)
+
+
+@router.get("/agents/activity")
+def get_activity(
+    store: TheStore, project_id: ProjectId, page: ThePage, agent_id: AgentId = None
+) -> wire.Activities:
+    """What agents did outside conversations, newest first."""
+    return store.agents.activity(project_id, agent_id, page)
+
+
+@router.get("/agents/status")
+def get_agent_status_by_query(
+    agent_id: str, store: TheStore, project_id: ProjectId
+) -> wire.AgentStatusAnswer:
+    """An agent and its processes, for an id that no path can carry."""
+    return _found(store.agents.status(project_id, agent_id), "agent_id")
+
+
+@router.get("/agents/{agent_id:path}/status")
+def get_agent_status(agent_id: str, store: TheStore, project_id: ProjectId) -> wire.AgentStatusAnswer:
+    """An agent and the processes it runs in."""
+    return _found(store.agents.status(project_id, agent_id), "agent_id")
+
+
+@router.get("/agents/{agent_id:path}/activity")
+def get_agent_activity(
+    agent_id: str, store: TheStore, project_id: ProjectId, page: ThePage
+) -> wire.Activities:
+    """What an agent did outside conversations, newest first."""
+    return store.agents.activity(project_id, agent_id, page)
+
+
+@router.get("/operations/overview")
+def get_operations_overview(store: TheStore, project_id: ProjectId) -> wire.OperationsOverview:
+    """All agents at a glance."""
+    return store.agents.overview(project_id)
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+async def _selection(period: ThePeriod, agent_id: AgentId = None) -> Selection:
+    return Selection(agent_id=agent_id, period=period)
+
+
+TheSelection = Annotated[Selection, Depends(_selection)]
+
+
+@router.get("/metrics/success-rates")
+def get_success_rates(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.SuccessRates:
+    """How many conversations ended how."""
+    return store.figures.success_rates(project_id, selection)
+
+
+@router.get("/metrics/response-times")
+def get_response_times(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.ResponseTimes:
+    """How long turns took, in seconds; percentiles are exact, by nearest rank."""
+    return store.figures.response_times(project_id, selection)
+
+
+@router.get("/metrics/quality")
+def get_quality(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.Quality:
+    """How conversations were rated."""
+    return store.figures.quality(project_id, selection)
+
+
+@router.get("/metrics/failures")
+def get_failures(
+    store: TheStore, project_id: ProjectId, selection: TheSelection, page: ThePage
+) -> wire.Failures:
+    """Failed conversations, the last that ended first."""
+    return store.figures.failures(project_id, selection, page)
+
+
+@router.get("/metrics/overview")
+def get_performance_overview(
+    store: TheStore, project_id: ProjectId, selection: TheSelection, page: ThePage
+) -> wire.PerformanceOverview:
+    """The four figures, of one moment."""
+    return store.figures.overview(project_id, selection, page)
+
+
+# --- the tracker itself -------------------------------------------------------------------------------------
+
+
+@router.get(wire.Capabilities.PATH)
+async def get_capabilities() -> wire.Capabilities:
+    """What this tracker offers beyond the plain protocol."""
+    return wire.Capabilities(
+        batch={"path": wire.BatchRequest.PATH, "max_events": MAX_BATCH_EVENTS},
+        turns={"path": wire.ConversationTurn.PATH},
+        feedback={"path": wire.ConversationFeedback.PATH},
+        heartbeat={"path": wire.AgentHeartbeat.PATH},
+        queries={"path": "/conversations"},
+    )
+
+
+@router.get("/healthz")
+async def get_health() -> dict[str, str]:
+    """The process is up."""
+    return {"status": "up"}
+
+
+@router.get("/readyz", responses={503: {"description": "the database does not answer"}})
+def get_readiness(store: TheStore) -> Response:
+    """The database answers."""
+    try:
+        store.check()
+    except OperationalError:
+        return unavailable()
+    return JSONResponse({"status": "ready"})
