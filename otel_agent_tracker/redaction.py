@@ -1,0 +1,188 @@
+"""Secrets out of what users hand in: metadata, feedback and error texts, before an event is made of them.
+
+By the name of a key (``openai_api_key``, ``Set-Cookie``; not ``max_tokens``) and by the form of a text
+(``sk-…``, ``Bearer …``, the password in a URL). Every pattern takes time linear in the text: what may repeat
+does so possessively, up to a bound, or to the end of what was matched. Most texts are let through by one
+cheap search.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+
+__all__ = ["REDACTED", "REDACTION_FAILED", "Redactor"]
+
+REDACTED = "[redacted]"
+REDACTION_FAILED = "[redaction failed]"
+
+
+class Redactor:
+    """Replaces secrets by ``[redacted]``.
+
+    With `enabled` False nothing is looked for. `extra` is a function of the user's that gets every text after
+    that, in either case, and returns what may be kept; where it raises or returns no str, nothing is.
+    """
+
+    __slots__ = ("_enabled", "_extra")
+
+    def __init__(self, enabled: bool = True, extra: Callable[[str], str] | None = None) -> None:
+        self._enabled = enabled
+        self._extra = extra
+
+    def text(self, text: str) -> str:
+        """`text` without the secrets in it."""
+        if self._enabled:
+            text = _without_secrets(text)
+        return text if self._extra is None else _guarded(self._extra, text)
+
+    def json(self, value: Any) -> Any:
+        """A copy of the JSON `value` without the secrets in its texts and below keys that name one."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.json(item) for item in value]
+        if isinstance(value, dict):
+            return dict(self._member(key, item) for key, item in value.items())
+        return value
+
+    def json_text(self, text: str) -> str:
+        """`json` for a value's JSON text as orjson writes it; quick where nothing has to go."""
+        if self._extra is None and not (self._enabled and _may_hold_secrets(text)):
+            return text
+        return orjson.dumps(self.json(orjson.loads(text))).decode()
+
+    def _member(self, key: str, value: Any) -> tuple[str, Any]:
+        if not self._enabled:
+            return key, self.json(value)
+        return _without_secrets(key), REDACTED if _names_secret(key, value) else self.json(value)
+
+
+def _guarded(extra: Callable[[str], str], text: str) -> str:
+    try:
+        kept = extra(text)
+    except Exception:  # noqa: BLE001 - a user's function may raise anything, and its text must not get through
+        return REDACTION_FAILED
+    return kept if isinstance(kept, str) else REDACTION_FAILED
+
+
+def _without_secrets(text: str) -> str:
+    if _RARE_IN_TEXT.search(text) is None:
+        return text
+    lower = text.lower()
+    for form in _FORMS:
+        if form.mark in lower:
+            text = form.pattern.sub(form.replacement, text)
+    return text
+
+
+def _may_hold_secrets(json_text: str) -> bool:
+    keys = {piece.rpartition('"')[2] for piece in json_text.split('":')}
+    return any(map(_kind_of_key, keys)) or _RARE_IN_JSON.search(json_text) is not None
+
+
+def _names_secret(key: str, value: object) -> bool:
+    """Whether `key` says that `value` is a secret; a yes, a no or nothing (``has_password``) is none."""
+    kind = _kind_of_key(key)
+    if kind == "text":
+        return isinstance(value, str)
+    return kind == "always" and value is not None and not isinstance(value, bool)
+
+
+@lru_cache(maxsize=2_048)
+def _kind_of_key(key: str) -> str | None:
+    if len(key) > _LONGEST_KEY:
+        return None
+    found = _SECRET_KEY.search("_" + "_".join(_WORD.findall(key)).lower() + "_")
+    return found.lastgroup if found else None
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+_LONGEST_KEY = 256
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]++|[0-9]++")
+_SECRET_KEY = re.compile(
+    r"""
+    _ (?P<always>
+        authorization | cookies? | credentials? | pwd | pass_?(?:word|wd|phrase|code)s?
+      | (?:client|shared|signing|webhook)?_?secrets? | connection_?strings?
+      | (?:access|account|api|encryption|master|private|secret|signing|ssh)_?keys?
+    ) _
+  | _ (?P<text>
+        auth | jwt | (?:access|api|auth|bearer|id|refresh|session)?_?token | (?:db|smtp|user)_?pass
+    ) _ $
+    """,
+    re.VERBOSE,
+)
+
+
+# --- forms of texts -----------------------------------------------------------------------------------------
+
+
+class _Form(NamedTuple):
+    """What a secret looks like; `mark` is in the lower case of every such text."""
+
+    mark: str
+    pattern: re.Pattern[str]
+    replacement: str = REDACTED
+
+
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    re.DOTALL,
+)
+_USER_OF_URL = re.compile(r"""://[^\s/?#"'<>]*@""")
+_TOKEN_OF_VENDOR = re.compile(
+    r"""(?<![A-Za-z0-9]) (?:
+        sk-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
+      | [rs]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
+      | gh[oprsu]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[A-Za-z0-9_-]{16,}+
+      | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
+      | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
+    )""",
+    re.VERBOSE,
+)
+_JSON_WEB_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+",
+)
+_BEARER = re.compile(
+    r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+",
+    re.IGNORECASE,
+)
+_SCHEME = re.compile(
+    r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++""",
+    re.IGNORECASE,
+)
+_NAME = r"(?:access|account|api|private|secret)[_-]?key|passw(?:or)?d|pwd|secret|token"
+_ASSIGNED = re.compile(
+    rf"""((?:{_NAME})["'\\]{{0,2}}\s?=\s?["'\\]{{0,2}})[^\s"'&,;<>\\]{{3,}}+""", re.IGNORECASE
+)
+_MEMBER = re.compile(rf"""((?:{_NAME})["'\\]{{1,2}}\s?:\s?["'\\]{{1,2}})[^"'\\]++""", re.IGNORECASE)
+
+_FORMS = (
+    _Form("private key", _PRIVATE_KEY),
+    _Form("://", _USER_OF_URL, f"://{REDACTED}@"),
+    _Form("", _TOKEN_OF_VENDOR),
+    _Form("eyj", _JSON_WEB_TOKEN),
+    _Form("bearer", _BEARER, rf"\g<1>{REDACTED}"),
+    _Form("authorization", _SCHEME, rf"\g<1>{REDACTED}"),
+    _Form("=", _ASSIGNED, rf"\g<1>{REDACTED}"),
+    _Form(":", _MEMBER, rf"\g<1>{REDACTED}"),
+)
+
+# One of these is in every text of a form above. Each begins with a literal character, so that the search runs
+# from one such character to the next.
+_RARE = r"""
+    -(?:(?<=sk-)|(?<=glpat-)|(?<=xox.-)|----BEGIN)
+  | _(?:(?<=[rs]k_)|(?<=whsec_)|(?<=gh[oprsu]_)|(?<=_pat_)|(?<=hf_))
+  | J(?<=eyJ) | I(?:(?<=A[KS]I)A|(?<=AI)za)
+  | b(?i:earer) | B(?i:earer) | a(?i:uthorization) | A(?i:uthorization)
+  | ://[^\s/?\#"'<>]*@ | =\s?["'\\]{0,2}[^\s"'&,;<>\\]{3} | '\s?:
+"""
+_RARE_IN_TEXT = re.compile(_RARE + r'| "\s?:', re.VERBOSE)
+_RARE_IN_JSON = re.compile(_RARE + r"| \\", re.VERBOSE)  # a quote in a text has a backslash before it
