@@ -241,9 +241,9 @@ def _order(event: Event) -> tuple[int, int, str]:
         case Turn():
             return event.start_us, 1, event.event_id
         case End():
-            return event.closes_us, 3 if event.ended_by == EndedBy.CALL else 2, event.event_id
+            return event.closes_us, 2, event.event_id
         case Feedback():
-            return event.time_us, 4, event.event_id
+            return event.time_us, 3, event.event_id
 
 
 # --- the walk -----------------------------------------------------------------------------------------------

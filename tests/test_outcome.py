@@ -124,7 +124,7 @@ def test_a_turn_is_placed_by_its_start() -> None:
 
 
 def test_a_start_in_the_microsecond_of_an_end_belongs_to_what_that_end_closes() -> None:
-    """At equal times: start, then turn, then ends."""
+    """At equal times starts and turns come before ends."""
     assert spans(start(5), turn(5, 5), end(5)) == [(5, 5, "call")]
     assert spans(start(0), start(5, "again"), end(5)) == [(0, 5, "call")]
     assert spans(start(0), turn(5, 5), ttl(5, 3)) == [(0, 5, "ttl")]
@@ -409,6 +409,14 @@ def test_feedback_belongs_to_the_conversation_of_its_turn() -> None:
     assert (first.ratings, second.ratings) == ((late,), ())
 
 
+def test_feedback_on_a_turn_told_under_two_event_ids_goes_with_the_earlier_one() -> None:
+    """One turn id in two conversations: the first that holds it."""
+    late = rating(99, 2, turn_id="t")
+    again = replace(turn(10, 11, "again"), turn_id="t")
+    first, second = conversations([turn(1, 2, "t"), end(5), again, late])
+    assert (first.ratings, second.ratings) == ((late,), ())
+
+
 def test_other_feedback_belongs_to_the_newest_conversation_begun_by_then() -> None:
     """Else to the newest conversation that starts at or before its time, ended or not."""
     early, late = rating(9, 2), rating(10, 3)
@@ -440,6 +448,11 @@ def test_the_winning_ends_quality_is_a_users_rating_at_its_end_time() -> None:
     assert only(*ended, rating(4, 1)).quality == 3.0
     assert only(*ended, rating(6, 1)).quality == 1.0
     assert only(*ended).ratings == (rating(5, 3, feedback_id="end@5"),)
+
+
+def test_a_rating_with_an_inferred_end_counts_from_its_end_time() -> None:
+    """At its `end_time`, not at the last activity at which it closes."""
+    assert only(recognised(0), inferred(EndedBy.IDLE, 4, 5, quality=3), rating(6, 1)).quality == 3.0
 
 
 def test_a_losing_ends_quality_does_not_count() -> None:
@@ -543,6 +556,7 @@ def test_last_activity_is_the_latest_sign_of_life() -> None:
     assert only(start(0), turn(1, 2), end(9, last_activity_us=6)).last_activity_us == 6
     assert only(start(0), ttl(8, 30)).last_activity_us == 8
     assert only(end(9, start_us=1)).last_activity_us == 9
+    assert only(start(0), end(5), ttl(9)).last_activity_us == 5
 
 
 def test_a_conversation_waits_while_its_last_turn_does() -> None:
@@ -773,6 +787,7 @@ def test_ill_typed_flags_and_texts_of_ours_are_ignored(value: object) -> None:
         "2024-13-01T00:00:00Z",
         "1969-12-31T23:59:59.999999Z",
         "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:00-00:01",
         "9999-12-31T23:59:59-00:01",
     ],
 )
