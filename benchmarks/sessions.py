@@ -1,0 +1,127 @@
+"""What a million live sessions cost: memory, garbage collection, touch, sweep. Prints one JSON object.
+
+python benchmarks/sessions.py [number of sessions]
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
+from otel_agent_tracker.semconv import TurnStatus
+from otel_agent_tracker.sessions import Expired, SessionMap
+
+HOT = 1_000
+SWEPT = 10_000
+TTL_SECONDS = 36_000.0
+
+
+class LeapingClock:
+    """The system's clocks, the monotonic one ahead by as much as is asked for."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.clock = Clock(time_ns=SYSTEM_CLOCK.time_ns, monotonic=self._monotonic)
+
+    def _monotonic(self) -> float:
+        return SYSTEM_CLOCK.monotonic() + self.ahead
+
+
+def resident_bytes() -> int:
+    """Memory of this process, in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def seconds_of(step: Callable[[], object]) -> float:
+    """The shortest of three runs, in seconds."""
+    return min(_once(step) for _ in range(3))
+
+
+def _once(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def session_id(number: int) -> str:
+    """A session id of 40 characters."""
+    return f"support-bot_{1_700_000_000 + number}_{number:017x}"
+
+
+def open_sessions(sessions: SessionMap, count: int) -> None:
+    """Open `count` sessions, each with a user id of 20 characters."""
+    for number in range(count):
+        sessions.open(session_id(number), "support-bot", user_id=f"user-{number:015d}", start_us=number)
+
+
+def add_turns(sessions: SessionMap, count: int) -> None:
+    """One turn for each session."""
+    for number in range(count):
+        sessions.turn(
+            session_id(number), turn_id=str(number), seconds=1.5, status=TurnStatus.OK, end_us=number
+        )
+
+
+def touch_all(sessions: SessionMap, ids: Iterable[str]) -> None:
+    """Touch each."""
+    touch = sessions.touch
+    for one in ids:
+        touch(one)
+
+
+def sweep_seconds(sessions: SessionMap, leap: LeapingClock, count: int) -> list[float]:
+    """How long each of three sweeps of 10,000 sessions takes, all others having been touched later."""
+    leap.ahead += TTL_SECONDS / 2
+    touch_all(sessions, map(session_id, range(3 * SWEPT, count)))
+    leap.ahead += TTL_SECONDS / 2
+    swept: list[Expired] = []
+    seconds = [_once(lambda: swept.extend(sessions.sweep(SWEPT))) for _ in range(3)]
+    assert len(swept) == 3 * SWEPT
+    assert not sessions.is_due()
+    return seconds
+
+
+def measure(count: int) -> dict[str, float]:
+    """Every figure, in the unit that its name ends in."""
+    leap = LeapingClock()
+    sessions = SessionMap(ttl_seconds=TTL_SECONDS, idle_seconds=1_800, max_sessions=count, clock=SYSTEM_CLOCK)
+    before = resident_bytes()
+    opened_seconds = _once(partial(open_sessions, sessions, count))
+    without_turns = (resident_bytes() - before) / count
+    collected_seconds = seconds_of(gc.collect)
+    ids = [session_id(number) for number in random.sample(range(count), HOT)]
+    touched_seconds = seconds_of(partial(touch_all, sessions, ids * 100)) / (HOT * 100)
+    turn_seconds = _once(partial(add_turns, sessions, count)) / count
+    with_turns = (resident_bytes() - before) / count
+    collected_with_turns = seconds_of(gc.collect)
+    stats_seconds = _once(sessions.stats)
+    del sessions
+    leaping = SessionMap(ttl_seconds=TTL_SECONDS, idle_seconds=1_800, max_sessions=count, clock=leap.clock)
+    open_sessions(leaping, count)
+    swept_seconds = sweep_seconds(leaping, leap, count)
+    return {
+        "sessions": count,
+        "bytes_without_turns": round(without_turns),
+        "bytes_with_turns": round(with_turns),
+        "gc_collect_milliseconds": round(collected_seconds * 1e3, 1),
+        "gc_collect_with_turns_milliseconds": round(collected_with_turns * 1e3, 1),
+        "touch_hot_microseconds": round(touched_seconds * 1e6, 3),
+        "sweep_10000_milliseconds": round(median(swept_seconds) * 1e3, 1),
+        "sweep_10000_worst_of_three_milliseconds": round(max(swept_seconds) * 1e3, 1),
+        "open_microseconds": round(opened_seconds / count * 1e6, 2),
+        "turn_microseconds": round(turn_seconds * 1e6, 2),
+        "stats_milliseconds": round(stats_seconds * 1e3, 3),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000), indent=2))
