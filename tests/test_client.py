@@ -214,6 +214,14 @@ def test_ipv6_and_default_ports_make_a_proper_host_header() -> None:
         assert dict(call.request.headers)[b"Host"].decode() == host
 
 
+def test_arguments_of_another_type_are_refused() -> None:
+    """A TypeError that names the argument, before anything happens."""
+    with pytest.raises(TypeError, match="base_url"):
+        TrackerClient(b"http://localhost")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(TypeError, match="api_key"):
+        TrackerClient("http://localhost", api_key=7)  # type: ignore[arg-type]  # on purpose
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_must_be_a_finite_number_above_zero(timeout: float) -> None:
     """There is no waiting for ever."""
@@ -376,6 +384,12 @@ def test_the_deadline_is_for_the_whole_request(action: Action) -> None:
         assert isinstance(send_once(action, timeout_seconds=0.3), Retry)
 
 
+def test_a_deadline_that_has_passed_is_one() -> None:
+    """No step of a request begins after it."""
+    result = send_once(reply(201), timeout_seconds=1e-9)
+    assert result == Retry("ConnectTimeout: the request's time is over")
+
+
 def test_the_deadline_holds_in_the_body_too() -> None:
     """A 2xx whose body never ends is no acknowledgement in time."""
     head = b"HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n"
@@ -420,6 +434,26 @@ def test_every_address_of_a_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
         with a_client(f"http://tracker.example:{server.port}") as client:
             assert client.send(START, b"{}") == Delivered()
             assert server.requests[0].headers["host"] == f"tracker.example:{server.port}"
+
+
+def test_a_host_without_addresses_is_to_be_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a resolver gives back, nothing is raised."""
+    monkeypatch.setattr(socket, "getaddrinfo", fake_look_up([], socket.getaddrinfo))
+    with a_client("http://tracker.example") as client:
+        assert client.send(START, b"{}") == Retry("ConnectError: the host has no address")
+
+
+class RefusedThread(threading.Thread):
+    """A thread while the interpreter exits."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+def test_while_the_interpreter_exits_hosts_are_looked_up_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started then, and the last events still go out."""
+    monkeypatch.setattr("otel_agent_tracker.client.deadline.Thread", RefusedThread)
+    assert send_once(reply(201)) == Delivered()
 
 
 def fake_look_up(entries: object, real: Callable[..., object]) -> Callable[..., object]:
@@ -641,12 +675,20 @@ def test_trust_env_goes_through_the_environments_proxy(monkeypatch: pytest.Monke
     assert request.headers["proxy-authorization"] == "Basic bWU6cEBzcw=="
 
 
-def test_a_proxy_of_another_kind_is_a_misconfiguration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that we cannot use must not be passed by."""
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:1", "https://127.0.0.1:1", "127.0.0.1:one", "http://:1"]
+)
+def test_a_proxy_that_we_cannot_use_is_a_misconfiguration(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be passed by; both clients say so."""
+    monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.delenv("no_proxy", raising=False)
     client = TrackerClient("http://tracker.invalid", trust_env=True)
+    twin = AsyncTrackerClient("http://tracker.invalid", trust_env=True)
     assert isinstance(client.send(START, b"{}"), Misconfigured)
+    with pytest.raises(TrackerUnavailable, match="proxy"):
+        asyncio.run(twin.get("/conversations"))
 
 
 # --- TLS -----------------------------------------------------------------------------------------------
@@ -691,6 +733,34 @@ def test_verify_takes_a_file_a_context_or_false(certificate: Path) -> None:
             client = TrackerClient(server.url, verify=verify)
             assert client.send(START, b"{}") == Delivered()
             client.close()
+
+
+def test_https_goes_through_a_tunnel_of_the_proxy(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy sees the host, and not the key; without a login it gets none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def tunnel(connection: Connection, request: ReceivedRequest) -> bool:
+        connection.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+        connection.begin(context)
+        return True
+
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ScriptedServer(tunnel, reply(201)) as proxy:
+        monkeypatch.setenv("https_proxy", f"127.0.0.1:{proxy.port}")
+        client = TrackerClient("https://127.0.0.1:9", api_key=KEY, trust_env=True, verify=certificate)
+        assert client.send(START, b"{}") == Delivered()
+        client.close()
+        connect, post = proxy.requests
+    assert (connect.method, connect.target, post.target) == ("CONNECT", "127.0.0.1:9", START)
+    assert not {"authorization", "proxy-authorization"} & connect.headers.keys()
+
+
+def test_verify_takes_a_folder_of_hashed_certificates(certificate: Path, tmp_path: Path) -> None:
+    """As OpenSSL reads it: an empty one trusts nobody."""
+    with https_server(certificate, reply(201)) as server:
+        client = TrackerClient(server.url, verify=tmp_path)
+        assert isinstance(client.send(START, b"{}"), Misconfigured)
 
 
 def test_verify_must_name_certificates(tmp_path: Path) -> None:
@@ -960,6 +1030,16 @@ def test_a_cancelled_query_of_the_twin_ends() -> None:
 
     with ScriptedServer(hang(), json_reply({"total": 0})) as server:
         assert asyncio.run(cancel_one()) == {"total": 0}
+
+
+def test_the_twin_tells_a_failing_key_by_class() -> None:
+    """As the synchronous client does."""
+
+    def fail() -> str:
+        raise PermissionError(KEY)
+
+    with pytest.raises(TrackerUnavailable, match="callable raised PermissionError"):
+        asyncio.run(AsyncTrackerClient("http://localhost", api_key=fail).get("/conversations"))
 
 
 def test_the_twin_is_closed_for_good() -> None:

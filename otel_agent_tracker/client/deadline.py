@@ -103,9 +103,7 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 
 def _time_left(instant: float | None, error: type[httpcore.TimeoutException]) -> float:
-    if instant is None:
-        raise TypeError("a request needs a deadline")
-    left = instant - time.monotonic()
+    left = (instant or 0.0) - time.monotonic()  # no deadline, no time
     if left <= 0:
         raise error("the request's time is over")
     return left

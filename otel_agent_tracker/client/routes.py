@@ -42,8 +42,8 @@ class Routes:
         """The route to the server of `url`, by the environment as it is now."""
         scheme, host = url.scheme.decode(), url.host.decode()
         proxy = _environment_proxy(scheme, host) if self._trust_env else None
-        if proxy is not None and urlsplit(proxy).scheme != "http":
-            return Misconfigured("the environment names a proxy that is not an http:// URL")
+        if proxy is not None and not _is_http(proxy):
+            return Misconfigured("the environment names a proxy that is no valid http:// URL")
         return Route(scheme, proxy)
 
     def pool_options(self, route: Route) -> dict[str, Any]:
@@ -77,6 +77,14 @@ def _environment_proxy(scheme: str, host: str) -> str | None:
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and parts.port != 0 and bool((parts.hostname or "").encode("ascii"))
+    except ValueError:  # a port that is no number, a host that is not ASCII
+        return False
 
 
 def _proxy_options(proxy: str) -> dict[str, Any]:
