@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import URL, Compiled, Connection, Dialect, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -84,25 +85,46 @@ def default_path() -> Path:
 
 
 def insert_or_ignore(connection: Connection, table: Table, rows: Rows) -> None:
-    """Insert `rows`; those whose key is there already change nothing."""
+    """Insert `rows`, which have the same columns; those whose key is there already change nothing."""
     if rows:
-        statement = _dialect(connection).insert(table).on_conflict_do_nothing()
-        connection.execute(statement, rows)
+        _execute_many(connection, _insert_or_ignore(table, tuple(rows[0]), connection.dialect), rows)
 
 
 def upsert(connection: Connection, table: Table, rows: Rows) -> None:
-    """Insert `rows`, or overwrite those that have the same primary key."""
-    if not rows:
-        return
-    statement = _dialect(connection).insert(table)
+    """Insert `rows`, which have the same columns, or overwrite those that have the same primary key."""
+    if rows:
+        _execute_many(connection, _upsert(table, tuple(rows[0]), connection.dialect), rows)
+
+
+@lru_cache(maxsize=64)
+def _insert_or_ignore(table: Table, names: tuple[str, ...], dialect: Dialect) -> Compiled:
+    compiled: Compiled = (
+        _insert_of(dialect)(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=names)
+    )
+    return compiled
+
+
+@lru_cache(maxsize=64)
+def _upsert(table: Table, names: tuple[str, ...], dialect: Dialect) -> Compiled:
+    statement = _insert_of(dialect)(table)
     key = [column.name for column in table.primary_key]
-    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
-    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=values), rows)
+    values = {name: statement.excluded[name] for name in names if name not in key}
+    overwriting = statement.on_conflict_do_update(index_elements=key, set_=values)
+    compiled: Compiled = overwriting.compile(dialect=dialect, column_keys=names)
+    return compiled
 
 
-def _dialect(connection: Connection) -> Any:
-    """The module with the dialect's own INSERT; the two spell ON CONFLICT alike."""
-    return sqlite if connection.dialect.name == "sqlite" else postgresql
+def _insert_of(dialect: Dialect) -> Any:
+    """The dialect's own INSERT; the two spell ON CONFLICT alike."""
+    return sqlite.insert if dialect.name == "sqlite" else postgresql.insert
+
+
+def _execute_many(connection: Connection, statement: Compiled, rows: Rows) -> None:
+    """Hand rows of plain values to the driver as they are, for which they need no work on each."""
+    order = getattr(statement, "positiontup", None)
+    connection.exec_driver_sql(
+        str(statement), [tuple(map(row.get, order)) for row in rows] if order else rows
+    )
 
 
 def _read_url(url: str) -> URL:

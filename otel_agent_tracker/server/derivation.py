@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,18 +23,18 @@ CHUNK = 500  # ids in one query
 
 
 def derive(connection: Connection, project_id: int, told: Iterable[Arrival], received_us: int) -> None:
-    """Replace the conversations of the sessions that `told` tells of; `told` is stored already."""
-    known = {each.event_id: _Told(each.event, each.time_us, each.service) for each in told if each.event}
-    sessions: dict[str, dict[str, _Told]] = defaultdict(dict)
-    for each in told:
-        sessions[each.session_id or ""][each.event_id] = known[each.event_id]
-    older = _load(connection, project_id, list(sessions), known)
-    for session_id, event_id, event in older:
-        sessions[session_id][event_id] = event
+    """Replace the conversations of the sessions that `told` tells of.
+
+    What `told` says goes before what is stored under the same event id; it need not be stored yet.
+    """
+    sessions = _by_session(told)
+    older = _load(connection, project_id, list(sessions))
+    for session_id, events in older.items():
+        sessions[session_id] = events | sessions[session_id]
     rows = []
     for session_id, events in sessions.items():
         rows += _session_rows(project_id, session_id, list(events.values()), received_us)
-    _delete_beyond(connection, project_id, {session_id for session_id, _, _ in older}, rows)
+    _delete_beyond(connection, project_id, older.keys(), rows)
     upsert(connection, tables.conversations, rows)
 
 
@@ -53,18 +52,27 @@ class _Told:
     service: Service
 
 
-def _load(
-    connection: Connection, project_id: int, session_ids: list[str], known: dict[str, _Told]
-) -> list[tuple[str, str, _Told]]:
-    """The stored events of the sessions, but for those in `known`."""
-    found = []
+_Sessions = dict[str, dict[str, _Told]]  # by session id, then by event id
+
+
+def _by_session(told: Iterable[Arrival]) -> _Sessions:
+    sessions: _Sessions = {}
+    for each in told:
+        if each.event and each.session_id:
+            events = sessions.setdefault(each.session_id, {})
+            events[each.event_id] = _Told(each.event, each.time_us, each.service)
+    return sessions
+
+
+def _load(connection: Connection, project_id: int, session_ids: list[str]) -> _Sessions:
+    """The stored events of the sessions, those that have any."""
+    sessions: _Sessions = {}
     for start in range(0, len(session_ids), CHUNK):
         chunk = {"project": project_id, "ids": session_ids[start : start + CHUNK]}
         for session_id, event_id, path, body, time_us, *service in connection.execute(_EVENTS, chunk):
-            if event_id not in known:
-                event = arrivals.restore(path, body, event_id)
-                found.append((session_id, event_id, _Told(event, time_us, Service(*service))))
-    return found
+            event = arrivals.restore(path, body, event_id)
+            sessions.setdefault(session_id, {})[event_id] = _Told(event, time_us, Service(*service))
+    return sessions
 
 
 def _session_rows(
@@ -126,7 +134,7 @@ def _row(conversation: outcome.Conversation) -> dict[str, Any]:
 
 
 def _delete_beyond(
-    connection: Connection, project_id: int, session_ids: set[str], rows: list[dict[str, Any]]
+    connection: Connection, project_id: int, session_ids: Iterable[str], rows: list[dict[str, Any]]
 ) -> None:
     """Late events may merge conversations that were several; the numbers left over go."""
     last = dict.fromkeys(session_ids, 0)

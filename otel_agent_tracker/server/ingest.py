@@ -35,9 +35,9 @@ def ingest(
         None if isinstance(each.request, wire.AgentHeartbeat) else changes.add(each) for each in arrived
     ]
     fresh, filled = list(changes.fresh.values()), list(changes.filled.values())
+    _project(connection, project_id, fresh + filled, received_us)
     insert_or_ignore(connection, tables.events, [_event_row(project_id, each, received_us) for each in fresh])
     _update_events(connection, project_id, filled)
-    _project(connection, project_id, fresh + filled, received_us)
     _keep_instances(connection, project_id, heartbeats)
     _keep_agents(connection, project_id, [*fresh, *filled, *heartbeats])
     return refusals

@@ -1,0 +1,62 @@
+"""`otel-agent-tracker serve`: a tracker of one's own."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from otel_agent_tracker.server.run import Server
+
+__all__ = ["command"]
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
+)
+@click.option(
+    "--database",
+    metavar="URL",
+    help="Path of a SQLite file, or a URL such as postgresql://user@host/name."
+    "  [default: a SQLite file in the platform's data folder]",
+)
+def command(host: str, port: int, database: str | None) -> None:
+    """Serve a tracker: the REST API that agents report to, and a web page.
+
+    On this machine alone it needs no API key until one is made with `otel-agent-tracker keys create`. On any
+    other address keys are needed; if there is none yet, one is made and stored beside the database.
+    """
+    from otel_agent_tracker.server.run import Server
+
+    try:
+        server = Server(host=host, port=port, database=database)
+    except OSError as error:
+        raise click.ClickException(_explain(error, host, port)) from error
+    except (ValueError, RuntimeError) as error:
+        raise click.BadParameter(str(error), param_hint="--database") from error
+    _tell(server, Console(highlight=False, soft_wrap=True))
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+
+
+def _tell(server: Server, console: Console) -> None:
+    console.print(f"[bold]Tracker[/]   {server.page_url()}")
+    console.print(f"[bold]Database[/]  {server.database}", markup=True)
+    console.print(f"[bold]Send[/]      AGENT_TRACKER_URL={server.url}")
+    if server.key_file is not None:
+        console.print(f"[bold]API key[/]   made and stored in {server.key_file}")
+        console.print(f"[bold]Send[/]      AGENT_TRACKER_API_KEY_FILE={server.key_file}")
+    console.print("[dim]Ctrl-C stops it.[/]")
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is taken; choose another with --port, or 0 for a free one"
+    return f"cannot listen on {host} port {port}: {error.strerror or error}; see --host and --port"
