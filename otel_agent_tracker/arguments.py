@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from otel_agent_tracker.semconv import ConversationQuality
 
-__all__ = ["count", "date_text", "identifier", "member", "positive_number", "quality", "text"]
+__all__ = [
+    "count",
+    "date_text",
+    "identifier",
+    "mapping",
+    "member",
+    "optional_identifier",
+    "positive_number",
+    "quality",
+    "seconds",
+    "text",
+]
 
 MAX_ID_LENGTH = 256
 _Member = TypeVar("_Member", bound=Enum)
@@ -63,6 +75,23 @@ def positive_number(name: str, value: object) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} must be a finite number above 0, not {value}")
     return number
+
+
+def seconds(name: str, value: object) -> float:
+    """A duration: a finite number of 0 or more."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else positive_number(name, value)
+
+
+def mapping(name: str, value: object) -> Mapping[str, Any] | None:
+    """A mapping, or None for none."""
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+
+
+def optional_identifier(name: str, value: object) -> str | None:
+    """An id as `identifier` takes it, or None for none."""
+    return None if value is None else identifier(name, value)
 
 
 def member(name: str, value: object, choices: type[_Member]) -> _Member:

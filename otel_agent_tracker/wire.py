@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol
 
 __all__ = [
@@ -54,12 +55,19 @@ AgentStatusName = Literal["active", "idle", "busy", "error", "offline", "initial
 OutcomeName = Literal["active", "completed", "failed", "expired"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND_US = 1_000_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def format_time(time_us: int) -> str:
     """Unix microseconds as RFC 3339 (``2024-01-19T16:17:36.000000Z``)."""
-    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, microseconds = divmod(time_us, _SECOND_US)
+    return f"{_second_text(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=256)  # events come in seconds that are alike, on a caller's thread
+def _second_text(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_time(text: str) -> int:

@@ -39,13 +39,13 @@ from otel_agent_tracker.client import (
     Result,
     Retry,
     TrackerClient,
-    path_segment,
 )
 from otel_agent_tracker.client.answers import retry_after_seconds
 from otel_agent_tracker.client.calls import Call, Tracker
 from otel_agent_tracker.exceptions import TrackerUnavailable
 from otel_agent_tracker.semconv import VERSION
 from otel_agent_tracker.wire import Capabilities
+from otel_agent_tracker.queries import path_segment
 from tests.scripted_server import (
     Action,
     Connection,

@@ -14,7 +14,7 @@ import httpcore
 from otel_agent_tracker.client.answers import Answer, Misconfigured, Retry, excerpt, retry_after_seconds
 from otel_agent_tracker.semconv import VERSION
 
-__all__ = ["ApiKey", "Call", "Query", "Tracker", "otlp_call", "path_segment"]
+__all__ = ["ApiKey", "Call", "Query", "Tracker", "otlp_call"]
 
 ApiKey: TypeAlias = str | Callable[[], str | None] | None
 """A key, or what is asked for it at every request; None for trackers without keys."""
@@ -117,15 +117,6 @@ def _common_headers(address: _Address, content_type: str) -> list[tuple[bytes, b
     ]
 
 
-def path_segment(identifier: str) -> str | None:
-    """`identifier` quoted as one segment of a path, or None if no path can carry it.
-
-    Dot segments are resolved away on the way, and servers decode ``%2F`` before they look for segments; such
-    ids go into a query.
-    """
-    return None if identifier in _DOT_SEGMENTS or "/" in identifier else quote(identifier, safe="")
-
-
 @dataclass(frozen=True, slots=True)
 class _Address:
     """A checked URL in the parts that a request needs; `target` keeps the path as it was given."""
@@ -205,6 +196,5 @@ def _with_query(path: str, query: Query | None) -> str:
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_DOT_SEGMENTS = ("", ".", "..")
 _PATH_CHARACTERS = "/%:@!$&'()*+,;=~-._"
 _FRAMING_HEADERS = {b"content-length", b"transfer-encoding", b"connection"}

@@ -1,0 +1,121 @@
+"""`AgentSpanProcessor`: sits on the host's provider, stamps session ids and tells open turns what is below them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from otel_agent_tracker import recognition, semconv
+from otel_agent_tracker.recognition import SpanClass
+from otel_agent_tracker.scope import current_scope
+from otel_agent_tracker.turns import Observed, observed_in
+
+__all__ = ["AgentSpanProcessor", "watch"]
+
+MAX_OPEN_SPANS = 10_000
+
+_logger = logging.getLogger(__name__)
+
+
+class _Below(NamedTuple):
+    """An open span below a turn."""
+
+    observed: Observed
+    parent_span_id: int | None
+
+
+class AgentSpanProcessor(SpanProcessor):
+    """Stamps `session.id` on spans that start inside our blocks, and reads tokens and failures below turns.
+
+    It starts no span, raises never, and costs a span outside our blocks two look-ups in its Context.
+    """
+
+    def __init__(self) -> None:
+        self._below: OrderedDict[int, _Below] = OrderedDict()
+        self._with_tokens: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Stamp the span, and remember it if a turn is open above it."""
+        scope = current_scope(parent_context)
+        if scope is not None:
+            _stamp(span, semconv.SESSION_ID, scope.session_id)
+            _stamp(span, semconv.USER_ID, scope.user_id)
+        observed = observed_in(parent_context)
+        if observed is not None:
+            parent = span.parent.span_id if span.parent else None
+            with self._lock:
+                _remember(self._below, span.get_span_context().span_id, _Below(observed, parent))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Tell the turn above the span what the span shows."""
+        if not self._below or span.context is None:
+            return
+        with self._lock:
+            below = self._below.pop(span.context.span_id, None)
+        if below is None:
+            return
+        try:
+            self._tell(below, span)
+        except Exception:
+            _logger.exception("a span could not be read")
+
+    def _tell(self, below: _Below, span: ReadableSpan) -> None:
+        attributes: Any = span.attributes or {}
+        match recognition.classify(span.name, attributes):
+            case SpanClass.LLM:
+                self._count_tokens(below, span, attributes)
+            case SpanClass.AGENT if self._is_directly_below(below):
+                if span.status.status_code is StatusCode.ERROR:
+                    below.observed.fail(attributes.get(semconv.ERROR_TYPE), span.status.description)
+
+    def _count_tokens(self, below: _Below, span: ReadableSpan, attributes: Any) -> None:
+        """Children end first: a model call around another that had tokens repeats them."""
+        counts = recognition.tokens(attributes)
+        if counts == (None, None) or span.context is None:
+            return
+        with self._lock:
+            repeated = self._with_tokens.pop(span.context.span_id, 0) is None
+            if below.parent_span_id is not None:
+                _remember(self._with_tokens, below.parent_span_id, None)
+        if not repeated:
+            below.observed.add_tokens(*counts)
+
+    def _is_directly_below(self, below: _Below) -> bool:
+        """Whether no span that is still open stands between it and the turn's own."""
+        with self._lock:
+            return below.parent_span_id not in self._below
+
+
+def watch(provider: trace.TracerProvider | None = None) -> None:
+    """Put one `AgentSpanProcessor` on `provider`, by default the global one, if it is the SDK's; idempotent."""
+    provider = provider or trace.get_tracer_provider()
+    add = getattr(provider, "add_span_processor", None)
+    if add is None or getattr(provider, _MARK, False):
+        return
+    with _lock:
+        if not getattr(provider, _MARK, False):
+            add(AgentSpanProcessor())
+            setattr(provider, _MARK, True)
+
+
+def _stamp(span: Span, key: str, value: str | None) -> None:
+    if value is not None and key not in (span.attributes or {}):
+        span.set_attribute(key, value)
+
+
+def _remember(table: OrderedDict[int, Any], span_id: int, value: Any) -> None:
+    table[span_id] = value
+    if len(table) > MAX_OPEN_SPANS:
+        table.popitem(last=False)
+
+
+_MARK = "_otel_agent_tracker_watched"
+_lock = threading.Lock()

@@ -1,0 +1,86 @@
+"""`install`: the pipeline for code that holds no tracker object, and functions that speak to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.trace import TracerProvider
+
+from otel_agent_tracker.agents import watch
+from otel_agent_tracker.config import ApiKey
+from otel_agent_tracker.semconv import ConversationQuality, FeedbackSource
+from otel_agent_tracker.tracker import AgentPerformanceTracker
+
+__all__ = ["end_conversation", "install", "record_feedback"]
+
+
+def install(
+    tracer_provider: TracerProvider | None = None,
+    *,
+    base_url: str | None = None,
+    api_key: ApiKey | None = None,
+) -> AgentPerformanceTracker:
+    """Watch `tracer_provider`, by default the global one, and hold the pipeline of the destination.
+
+    Spans that start inside our blocks then carry their session's id. Idempotent: a second call with the same
+    destination changes nothing. Returns the tracker that `record_feedback` and `end_conversation` speak to.
+
+    Raises ValueError or TypeError for a URL or key that is not accepted.
+    """
+    global _installed  # noqa: PLW0603 - one a process
+    tracker = AgentPerformanceTracker(base_url, api_key)
+    with _lock:
+        before, _installed = _installed, tracker
+    if before is not None:
+        before.close()
+    watch(tracer_provider)
+    return tracker
+
+
+def record_feedback(
+    session_id: str,
+    quality_score: ConversationQuality | int | None = None,
+    user_feedback: str | None = None,
+    *,
+    thumbs: str | None = None,
+    turn_id: str | None = None,
+    source: FeedbackSource | str = FeedbackSource.USER,
+    name: str | None = None,
+    agent_id: str | None = None,
+) -> bool:
+    """`AgentPerformanceTracker.record_feedback` on the installed pipeline, made from the environment if none is."""
+    return _tracker().record_feedback(
+        session_id,
+        quality_score,
+        user_feedback,
+        thumbs=thumbs,
+        turn_id=turn_id,
+        source=source,
+        name=name,
+        agent_id=agent_id,
+    )
+
+
+def end_conversation(
+    session_id: str,
+    quality_score: ConversationQuality | int | None = None,
+    user_feedback: str | None = None,
+    message_count: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    agent_id: str | None = None,
+) -> bool:
+    """`AgentPerformanceTracker.end_conversation` on the installed pipeline, made from the environment if none is."""
+    return _tracker().end_conversation(
+        session_id, quality_score, user_feedback, message_count, metadata, agent_id=agent_id
+    )
+
+
+def _tracker() -> AgentPerformanceTracker:
+    return _installed or install()
+
+
+_installed: AgentPerformanceTracker | None = None
+_lock = threading.Lock()

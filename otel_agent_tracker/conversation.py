@@ -1,0 +1,374 @@
+"""`Conversation` and `Turn`: what runs inside a ``with`` block, or while a stream is read.
+
+Logic is written once; the asynchronous forms only differ in the outermost line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
+
+from otel_agent_tracker import arguments, semconv, session_id
+from otel_agent_tracker.agents import watch
+from otel_agent_tracker.events import Ending, TurnReport
+from otel_agent_tracker.pipeline import Pipeline
+from otel_agent_tracker.scope import Attached, Scope, current_scope
+from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
+from otel_agent_tracker.turns import Observed, current_turn_key
+
+__all__ = ["Conversation", "Turn"]
+
+_Chunk = TypeVar("_Chunk")
+_CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
+
+
+class Conversation:
+    """A conversation that lasts as long as its block; an exception in the block makes it failed.
+
+    Made by a tracker's `conversation`; `session_id` is there once the block is entered. Nothing raises but
+    wrong arguments.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, agent_id: str, user_id: str | None, metadata: Mapping[str, Any] | None
+    ) -> None:
+        self.agent_id = agent_id
+        self.session_id = ""
+        self._pipeline = pipeline
+        self._user_id = user_id
+        self._metadata = metadata
+        self._ending: dict[str, Any] = {}
+        self._ended = False
+        self._attached: Attached | None = None
+
+    def turn(self) -> Turn:
+        """A block for one request to the agent and its answer."""
+        return Turn(self._pipeline, self.session_id, agent_id=self.agent_id, user_id=self._user_id)
+
+    def rate(self, quality_score: int, feedback: str | None = None) -> None:
+        """How good the conversation was, from 1 to 5; it goes with the end, or after it by itself.
+
+        Raises ValueError or TypeError for a score that is not accepted.
+        """
+        score = arguments.quality("quality_score", quality_score)
+        text = None if feedback is None else arguments.text("feedback", feedback)
+        if not self._ended:
+            self._ending |= {"quality": score, "feedback": text}
+            return
+        self._pipeline.events.feedback(
+            self.session_id,
+            source=FeedbackSource.USER,
+            score=score,
+            thumbs=None,
+            text=text,
+            name=None,
+            turn_id=None,
+            agent_id=self.agent_id,
+        )
+
+    def fail(self, error: BaseException | str) -> None:
+        """The conversation failed, though no exception leaves the block."""
+        self._ending |= _failure(error)
+
+    def set_message_count(self, message_count: int) -> None:
+        """How many messages were exchanged; it goes with the end."""
+        self._ending["message_count"] = arguments.count("message_count", message_count)
+
+    def __enter__(self) -> Conversation:
+        watch()
+        self.session_id = self._pipeline.events.start(
+            self.agent_id, user_id=self._user_id, metadata=self._metadata
+        )
+        self._attached = Attached.scope(Scope(self.session_id, self._user_id, self.agent_id))
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._attached is not None:
+            self._attached.detach()
+        if error is not None:
+            self.fail(error)
+        self._ended = True
+        ending = {"outcome": Outcome.COMPLETED, **self._ending}
+        self._pipeline.events.end(self.session_id, Ending(**ending))
+
+    async def __aenter__(self) -> Conversation:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(error_type, error, traceback)
+
+
+class Turn:
+    """One request to the agent and its answer; its duration is the response time.
+
+    Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what frameworks
+    do nests in it. An exception makes the turn failed, a cancellation cancelled. It reports itself once, when the
+    block is left, or when the stream it was given has ended.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, session: str, *, agent_id: str | None = None, user_id: str | None = None
+    ) -> None:
+        self.session_id = session
+        self.turn_id = ""
+        self._pipeline = pipeline
+        self._agent_id = agent_id
+        self._user_id = user_id
+        self._status: TurnStatus | None = None
+        self._error: dict[str, Any] = {}
+        self._observed = Observed()
+        self._start_us = 0
+        self._first_chunk_us: int | None = None
+        self._streams = 0
+        self._reported = False
+        self._span: trace.Span = trace.INVALID_SPAN
+        self._context = context.Context()
+        self._attached: Attached | None = None
+
+    def fail(self, error: BaseException | str, *, error_type: str | None = None) -> None:
+        """The turn failed, though no exception leaves the block."""
+        self._status = TurnStatus.FAILED
+        self._error = _failure(error)
+        if error_type is not None:
+            self._error["error_type"] = error_type
+
+    def cancel(self) -> None:
+        """Nobody wanted the answer any more; that is no failure."""
+        self._status = TurnStatus.CANCELLED
+
+    def wait(self) -> None:
+        """A human is asked; the conversation is not idle until the next turn."""
+        self._status = TurnStatus.WAITING
+
+    @overload
+    def stream(self, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]: ...
+    @overload
+    def stream(self, chunks: AsyncIterator[_Chunk]) -> AsyncIterator[_Chunk]: ...
+    def stream(
+        self, chunks: Iterator[_Chunk] | AsyncIterator[_Chunk]
+    ) -> Iterator[_Chunk] | AsyncIterator[_Chunk]:
+        """The chunks, with the turn kept open until they end, are closed, or fail.
+
+        The block may be left before; the first chunk's time is the time to first token.
+        """
+        self._streams += 1
+        return self._astream(chunks) if isinstance(chunks, AsyncIterator) else self._stream(iter(chunks))
+
+    def __enter__(self) -> Turn:
+        watch()
+        self._start_us = self._now_us()
+        agent_id = self._agent_id or self._known_agent_id()
+        parent = trace.get_current_span().get_span_context()
+        self._span = trace.get_tracer("otel_agent_tracker", VERSION).start_span(
+            f"invoke_agent {agent_id}",
+            attributes={
+                semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
+                semconv.GEN_AI_AGENT_NAME: agent_id,
+                semconv.GEN_AI_CONVERSATION_ID: self.session_id,
+                semconv.SESSION_ID: self.session_id,
+            },
+            links=[self._link_to_conversation()],
+        )
+        self.turn_id = _turn_id(self._span.get_span_context(), parent)
+        self._span.set_attribute(semconv.TURN_ID, self.turn_id)
+        scope = Scope(self.session_id, self._user_id, agent_id)
+        self._attached = Attached.scope(scope)
+        inside = trace.set_span_in_context(self._span)
+        self._context = context.set_value(current_turn_key(), self._observed, inside)
+        self._attached_span = Attached(self._context)
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._attached_span.detach()
+        if self._attached is not None:
+            self._attached.detach()
+        if error is not None:
+            self._take_in(error)
+        if error is not None or not self._streams:
+            self._report()
+
+    async def __aenter__(self) -> Turn:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(error_type, error, traceback)
+
+    # --- streams --------------------------------------------------------------------------------------------
+
+    def _stream(self, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
+        try:
+            while True:
+                attached = Attached(self._context)
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    break
+                finally:
+                    attached.detach()
+                self._note_chunk()
+                yield chunk
+        except BaseException as error:
+            self._take_in(error)
+            raise
+        finally:
+            _close(chunks)
+            self._end_stream()
+
+    async def _astream(self, chunks: AsyncIterator[_Chunk]) -> AsyncIterator[_Chunk]:
+        try:
+            while True:
+                attached = Attached(self._context)
+                try:
+                    chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    break
+                finally:
+                    attached.detach()
+                self._note_chunk()
+                yield chunk
+        except BaseException as error:
+            self._take_in(error)
+            raise
+        finally:
+            await _aclose(chunks)
+            self._end_stream()
+
+    def _note_chunk(self) -> None:
+        if self._first_chunk_us is None:
+            self._first_chunk_us = self._now_us()
+
+    def _end_stream(self) -> None:
+        self._streams -= 1
+        if not self._streams:
+            self._report()
+
+    # --- the report -----------------------------------------------------------------------------------------
+
+    def _take_in(self, error: BaseException) -> None:
+        if isinstance(error, _CANCELLATIONS):
+            self.cancel()
+        else:
+            self.fail(error)
+
+    def _report(self) -> None:
+        if self._reported:
+            return
+        self._reported = True
+        status, error = self._outcome()
+        end_us = self._now_us()
+        if status is TurnStatus.FAILED:
+            self._span.set_status(Status(StatusCode.ERROR, error.get("error_message")))
+        self._span.end()
+        first = self._first_chunk_us
+        self._pipeline.events.turn(
+            self.session_id,
+            TurnReport(
+                turn_id=self.turn_id,
+                start_us=self._start_us,
+                end_us=end_us,
+                status=status,
+                time_to_first_token=None if first is None else max(0, first - self._start_us) / 1e6,
+                input_tokens=self._observed.input_tokens,
+                output_tokens=self._observed.output_tokens,
+                agent_id=self._agent_id,
+                user_id=self._user_id,
+                error_type=error.get("error_type"),
+                error_message=error.get("error_message"),
+            ),
+        )
+
+    def _outcome(self) -> tuple[TurnStatus, dict[str, Any]]:
+        """What was said of the turn, else what a direct agent below it showed."""
+        if self._status is not None:
+            return self._status, self._error
+        if self._observed.failure is not None:
+            return TurnStatus.FAILED, self._observed.failure
+        return TurnStatus.OK, {}
+
+    def _known_agent_id(self) -> str:
+        scope = current_scope()
+        live = self._pipeline.sessions.get(self.session_id)
+        parsed = session_id.parse(self.session_id)
+        if live is not None:
+            return live.agent_id
+        if scope is not None and scope.session_id == self.session_id and scope.agent_id:
+            return scope.agent_id
+        config = self._pipeline.config
+        return parsed.agent_id if parsed else config.agent_id or config.service_name
+
+    def _link_to_conversation(self) -> Link:
+        live = self._pipeline.sessions.get(self.session_id)
+        span_id = session_id.conversation_span_id(self.session_id, live.start_us if live else 0)
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        return Link(
+            SpanContext(session_id.trace_id(self.session_id), span_id, is_remote=False, trace_flags=flags)
+        )
+
+    def _now_us(self) -> int:
+        return self._pipeline.clock.time_ns() // 1000
+
+
+def _failure(error: BaseException | str) -> dict[str, Any]:
+    if isinstance(error, str):
+        return {"outcome": Outcome.FAILED, "error_message": error}
+    return {
+        "outcome": Outcome.FAILED,
+        "error_type": _qualified_name(type(error)),
+        "error_message": _message(error),
+    }
+
+
+def _qualified_name(error_type: type[BaseException]) -> str:
+    module = error_type.__module__
+    return error_type.__qualname__ if module == "builtins" else f"{module}.{error_type.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    """The exception's text; an exception whose text raises still has a name."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - the host's code runs here
+        return type(error).__name__
+
+
+def _turn_id(own: SpanContext, parent: SpanContext) -> str:
+    if own.is_valid and own.span_id != parent.span_id:
+        return f"{own.trace_id:032x}-{own.span_id:016x}"
+    return f"{session_id.mint_event_id()}-{session_id.mint_span_id():016x}"
+
+
+def _close(chunks: object) -> None:
+    close = getattr(chunks, "close", None)
+    if callable(close):
+        close()
+
+
+async def _aclose(chunks: object) -> None:
+    aclose = getattr(chunks, "aclose", None)
+    if callable(aclose):
+        await aclose()

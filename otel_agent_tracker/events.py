@@ -1,0 +1,456 @@
+"""What can happen to agents and conversations, each as one event span.
+
+Exactly one end: whoever takes a session out of the map ends it; everybody else is told that it has ended. One
+path for every end, by call or inferred.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from otel_agent_tracker import metadata as json_copy
+from otel_agent_tracker import semconv, session_id
+from otel_agent_tracker.clock import Clock
+from otel_agent_tracker.config import UserIdPolicy
+from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.redaction import Redactor
+from otel_agent_tracker.semconv import (
+    AgentStatus,
+    ConversationQuality,
+    EndedBy,
+    Event,
+    ExpiryReason,
+    FeedbackSource,
+    Origin,
+    Outcome,
+    TurnStatus,
+)
+from otel_agent_tracker.sessions import Expired, Session, SessionMap
+
+__all__ = ["Ending", "Events", "TurnReport"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a caller says of the end of a conversation."""
+
+    outcome: Outcome
+    quality: int | None = None
+    feedback: str | None = None
+    message_count: int | None = None
+    metadata: Mapping[str, Any] | None = None
+    error_message: str | None = None
+    error_type: str | None = None
+    agent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnReport:
+    """What is known of a turn when it has ended; times are Unix microseconds, the first token's seconds."""
+
+    turn_id: str
+    start_us: int
+    end_us: int
+    status: TurnStatus = TurnStatus.OK
+    error_type: str | None = None
+    error_message: str | None = None
+    time_to_first_token: float | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    agent_id: str | None = None
+    user_id: str | None = None
+
+
+class Events:
+    """Makes the event spans of one pipeline; safe from any thread, never waits."""
+
+    def __init__(
+        self,
+        provider: EventProvider,
+        sessions: SessionMap,
+        clock: Clock,
+        redactor: Redactor,
+        *,
+        user_id_policy: UserIdPolicy,
+        default_agent_id: str,
+    ) -> None:
+        self._provider = provider
+        self._sessions = sessions
+        self._clock = clock
+        self._redactor = redactor
+        self._user_id_policy = user_id_policy
+        self._default_agent_id = default_agent_id
+
+    # --- conversations --------------------------------------------------------------------------------------
+
+    def start(self, agent_id: str, *, user_id: str | None, metadata: Mapping[str, Any] | None) -> str:
+        """Start a conversation by call; returns its new session id."""
+        now_us = self._now_us()
+        session = session_id.mint(agent_id, now_us // 1_000_000)
+        self._start(session, agent_id, now_us, user_id=user_id, metadata=metadata, origin=Origin.CALL)
+        return session
+
+    def turn(self, session: str, report: TurnReport) -> None:
+        """A turn of `session` has ended; opens the session, or its next conversation, if it is not open."""
+        agent_id = self._open_for_turn(session, report)
+        message = self._text(report.error_message)
+        attributes = {
+            semconv.TURN_ID: report.turn_id,
+            semconv.TURN_STATUS: report.status,
+            semconv.USER_ID: self._user_id(report.user_id),
+            semconv.ERROR_TYPE: report.error_type,
+            semconv.ERROR_MESSAGE: message,
+            semconv.TIME_TO_FIRST_TOKEN: report.time_to_first_token,
+            semconv.GEN_AI_INPUT_TOKENS: report.input_tokens,
+            semconv.GEN_AI_OUTPUT_TOKENS: report.output_tokens,
+        }
+        self._emit(
+            Event.CONVERSATION_TURN,
+            attributes,
+            session=session,
+            agent_id=agent_id,
+            event_id=session_id.turn_event_id(report.turn_id),
+            start_us=report.start_us,
+            end_us=max(report.end_us, report.start_us),
+            error=(message or "") if report.status is TurnStatus.FAILED else None,
+        )
+
+    def end(self, session: str, ending: Ending) -> bool:
+        """End `session` by call; False if it has ended before, or is unknown and not of our form."""
+        live = self._sessions.take(session)
+        if live is not None:
+            self._end_by_call(session, ending, agent_id=live.agent_id, start_us=live.start_us, live=live)
+            return True
+        if self._sessions.ended(session) or session in self._sessions:
+            _logger.warning("the conversation of session %s has ended already; nothing is changed", session)
+            return False
+        return self._end_unknown(session, ending)
+
+    def expire(self, expired: Expired) -> None:
+        """End the session that the sweep has taken out of the map."""
+        session = expired.session
+        ended_us = max(session.last_activity_us, session.start_us)
+        attributes = {
+            **self._inferred_outcome(expired),
+            semconv.ENDED_BY: expired.ended_by,
+            semconv.LAST_ACTIVITY_TIME: ended_us * 1000,
+            semconv.IDLE_SECONDS: float(expired.window_seconds),
+            semconv.ORIGIN: session.origin,
+            semconv.MESSAGE_COUNT: session.message_count,
+            semconv.USER_ID: session.user_id,
+        }
+        self._emit_end(
+            session.session_id,
+            attributes,
+            agent_id=session.agent_id,
+            start_us=session.start_us,
+            end_us=ended_us,
+            event_id=session_id.derived_event_id(Event.CONVERSATION, session.session_id, ended_us),
+        )
+
+    def feedback(
+        self,
+        session: str,
+        *,
+        source: FeedbackSource,
+        score: int | None,
+        thumbs: str | None,
+        text: str | None,
+        name: str | None,
+        turn_id: str | None,
+        agent_id: str | None,
+    ) -> None:
+        """Somebody rated or commented `session`, whatever its state."""
+        live = self._sessions.get(session)
+        now_us = self._now_us()
+        event_id = session_id.mint_event_id()
+        attributes = {
+            semconv.FEEDBACK_ID: event_id,
+            semconv.FEEDBACK_SOURCE: source,
+            semconv.FEEDBACK_SCORE: score,
+            semconv.FEEDBACK_THUMBS: thumbs,
+            semconv.FEEDBACK_NAME: name,
+            semconv.FEEDBACK_TEXT: self._text(text),
+            semconv.FEEDBACK_TURN_ID: turn_id,
+        }
+        self._emit(
+            Event.CONVERSATION_FEEDBACK,
+            attributes,
+            session=session,
+            agent_id=agent_id or (live.agent_id if live else self._agent_from_id(session)),
+            event_id=event_id,
+            start_us=now_us,
+            end_us=now_us,
+        )
+
+    # --- agents ---------------------------------------------------------------------------------------------
+
+    def register(self, agent_id: str, *, sdk_version: str | None, metadata: Mapping[str, Any] | None) -> None:
+        """An agent is there."""
+        self._emit_agent(
+            Event.AGENT_REGISTER,
+            agent_id,
+            {semconv.AGENT_SDK_VERSION: sdk_version, semconv.METADATA: self._metadata(metadata)},
+        )
+
+    def status(
+        self,
+        agent_id: str,
+        status: AgentStatus,
+        *,
+        previous_status: AgentStatus | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> None:
+        """An agent's status changed."""
+        self._emit_agent(
+            Event.AGENT_STATUS,
+            agent_id,
+            {
+                semconv.AGENT_STATUS: status,
+                semconv.AGENT_PREVIOUS_STATUS: previous_status,
+                semconv.METADATA: self._metadata(metadata),
+            },
+        )
+
+    def activity(self, agent_id: str, action: str, details: object, *, duration: float | None) -> None:
+        """An agent did something outside a conversation, for `duration` seconds until now."""
+        attributes = {
+            semconv.AGENT_ACTION: self._text(action),
+            semconv.AGENT_DETAILS: json_copy.to_json_text(self._redactor.json(json_copy.copy_json(details))),
+        }
+        self._emit_agent(Event.AGENT_ACTIVITY, agent_id, attributes, duration=duration or 0.0)
+
+    # --- how ------------------------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        session: str,
+        agent_id: str,
+        start_us: int,
+        *,
+        user_id: str | None,
+        metadata: Mapping[str, Any] | None,
+        origin: Origin,
+        event_id: str | None = None,
+    ) -> None:
+        attributes = {
+            semconv.ORIGIN: origin,
+            semconv.USER_ID: self._user_id(user_id),
+            semconv.METADATA: self._metadata(metadata),
+            semconv.TTL_SECONDS: self._sessions.ttl_seconds,
+        }
+        self._emit(
+            Event.CONVERSATION_START,
+            attributes,
+            session=session,
+            agent_id=agent_id,
+            event_id=event_id or session_id.mint_event_id(),
+            start_us=start_us,
+            end_us=start_us,
+            conversation_start_us=start_us,
+        )
+
+    def _open_for_turn(self, session: str, report: TurnReport) -> str:
+        """The agent of `session`, which is open when this returns."""
+        live = self._sessions.get(session)
+        if live is not None:
+            return live.agent_id
+        parsed = session_id.parse(session)
+        agent_id = report.agent_id or (parsed.agent_id if parsed else self._default_agent_id)
+        ended_us = self._sessions.ended_at_us(session)
+        if ended_us is not None and report.start_us <= ended_us:
+            return agent_id  # it began before the end: it belongs to the conversation that ended
+        if parsed and ended_us is None and session not in self._sessions:
+            # an id of ours that is unknown here was started by call in another process
+            start_us = min(parsed.start_seconds * 1_000_000, report.start_us)
+            self._sessions.open(
+                session, agent_id, user_id=report.user_id, origin=Origin.CALL, start_us=start_us
+            )
+            return agent_id
+        start_us = report.start_us
+        self._start(
+            session,
+            agent_id,
+            start_us,
+            user_id=report.user_id,
+            metadata=None,
+            origin=Origin.RECOGNISED,
+            event_id=session_id.derived_event_id(Event.CONVERSATION_START, session, start_us),
+        )
+        return agent_id
+
+    def _end_unknown(self, session: str, ending: Ending) -> bool:
+        """An end for a session that this process never saw: accepted if an agent is known at all."""
+        parsed = session_id.parse(session)
+        agent_id = ending.agent_id or (parsed.agent_id if parsed else None)
+        if agent_id is None:
+            _logger.warning(
+                "session %s is unknown and its id is not of the form agent_seconds_hex; pass agent_id=",
+                session,
+            )
+            return False
+        now_us = self._now_us()
+        start_us = min(parsed.start_seconds * 1_000_000, now_us) if parsed else now_us
+        lacks = ("start_time",) if ending.agent_id else ("start_time", "agent_id")
+        self._sessions.open(session, agent_id, start_us=start_us)
+        if self._sessions.take(session) is None:  # another thread was faster
+            return False
+        self._end_by_call(session, ending, agent_id=agent_id, start_us=start_us, lacks=lacks)
+        return True
+
+    def _end_by_call(
+        self,
+        session: str,
+        ending: Ending,
+        *,
+        agent_id: str,
+        start_us: int,
+        live: Session | None = None,
+        lacks: tuple[str, ...] = (),
+    ) -> None:
+        now_us = max(self._now_us(), start_us)
+        count = ending.message_count
+        attributes = {
+            semconv.OUTCOME: ending.outcome,
+            semconv.ENDED_BY: EndedBy.CALL,
+            semconv.ORIGIN: live.origin if live else Origin.CALL,
+            semconv.LAST_ACTIVITY_TIME: (live.last_activity_us if live else now_us) * 1000,
+            semconv.QUALITY_SCORE: ending.quality,
+            semconv.QUALITY_LABEL: ConversationQuality(ending.quality).name if ending.quality else None,
+            semconv.FEEDBACK: self._text(ending.feedback),
+            semconv.MESSAGE_COUNT: count if count is not None or live is None else live.message_count,
+            semconv.METADATA: self._metadata(ending.metadata),
+            semconv.USER_ID: live.user_id if live else None,
+            semconv.LACKS: lacks or None,
+            **self._error(ending.outcome, ending.error_type, ending.error_message),
+        }
+        self._emit_end(session, attributes, agent_id=agent_id, start_us=start_us, end_us=now_us)
+
+    def _inferred_outcome(self, expired: Expired) -> dict[str, Any]:
+        if expired.ended_by is EndedBy.IDLE:
+            session = expired.session
+            outcome = Outcome.FAILED if session.last_turn_failed else Outcome.COMPLETED
+            return {
+                semconv.OUTCOME: outcome,
+                **self._error(outcome, session.error_type, session.error_message),
+            }
+        evicted = expired.ended_by is EndedBy.EVICTED
+        reason = ExpiryReason.EVICTED if evicted else ExpiryReason.TTL_TIMEOUT
+        return {semconv.OUTCOME: Outcome.EXPIRED, semconv.EXPIRY_REASON: reason}
+
+    def _error(self, outcome: Outcome, error_type: str | None, message: str | None) -> dict[str, Any]:
+        if outcome is not Outcome.FAILED:
+            return {}
+        return {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: self._text(message) or ""}
+
+    def _emit_end(
+        self,
+        session: str,
+        attributes: dict[str, Any],
+        *,
+        agent_id: str,
+        start_us: int,
+        end_us: int,
+        event_id: str | None = None,
+    ) -> None:
+        self._emit(
+            Event.CONVERSATION,
+            attributes,
+            session=session,
+            agent_id=agent_id,
+            event_id=event_id or session_id.mint_event_id(),
+            start_us=start_us,
+            end_us=end_us,
+            error=attributes.get(semconv.ERROR_MESSAGE),
+        )
+
+    def _emit(
+        self,
+        event: Event,
+        attributes: Mapping[str, Any],
+        *,
+        session: str,
+        agent_id: str | None,
+        event_id: str,
+        start_us: int,
+        end_us: int,
+        error: str | None = None,
+        conversation_start_us: int | None = None,
+    ) -> None:
+        is_conversation = event is Event.CONVERSATION
+        span_id = session_id.conversation_span_id(session, start_us) if is_conversation else None
+        parent = None if is_conversation else self._parent(session, conversation_start_us)
+        self._provider.emit(
+            event,
+            {
+                semconv.EVENT: event,
+                semconv.EVENT_ID: event_id,
+                semconv.SESSION_ID: session,
+                semconv.GEN_AI_CONVERSATION_ID: session,
+                **_known({semconv.GEN_AI_AGENT_ID: agent_id}),
+                **_known(attributes),
+            },
+            trace_id=session_id.trace_id(session),
+            span_id=span_id,
+            parent_span_id=parent,
+            start_us=start_us,
+            end_us=end_us,
+            error=error,
+        )
+
+    def _parent(self, session: str, conversation_start_us: int | None) -> int:
+        """The span id of the conversation; without its start the link dangles, which nothing depends on."""
+        if conversation_start_us is None:
+            live = self._sessions.get(session)
+            conversation_start_us = live.start_us if live else 0
+        return session_id.conversation_span_id(session, conversation_start_us)
+
+    def _emit_agent(
+        self, event: Event, agent_id: str, attributes: Mapping[str, Any], *, duration: float = 0.0
+    ) -> None:
+        now_us = self._now_us()
+        event_id = session_id.mint_event_id()
+        self._provider.emit(
+            event,
+            {
+                semconv.EVENT: event,
+                semconv.EVENT_ID: event_id,
+                semconv.GEN_AI_AGENT_ID: agent_id,
+                **_known(attributes),
+            },
+            trace_id=int.from_bytes(sha256(event_id.encode()).digest()[:16], "big"),
+            start_us=now_us - int(duration * 1_000_000),
+            end_us=now_us,
+        )
+
+    def _now_us(self) -> int:
+        return self._clock.time_ns() // 1000
+
+    def _agent_from_id(self, session: str) -> str | None:
+        parsed = session_id.parse(session)
+        return parsed.agent_id if parsed else None
+
+    def _text(self, text: str | None) -> str | None:
+        return None if text is None else self._redactor.text(json_copy.copy_text(text))
+
+    def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
+        if metadata is None:
+            return None
+        return json_copy.to_json_text(self._redactor.json(json_copy.copy_json(metadata)))
+
+    def _user_id(self, user_id: str | None) -> str | None:
+        if user_id is None or self._user_id_policy is UserIdPolicy.KEEP:
+            return user_id
+        return (
+            None if self._user_id_policy is UserIdPolicy.DROP else sha256(user_id.encode()).hexdigest()[:32]
+        )
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if value is not None}

@@ -1,0 +1,117 @@
+"""What a pipeline holds of its worker: it starts the thread, wakes it, asks it and waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otel_agent_tracker.state import Counts
+
+__all__ = ["FlushRequest", "Snapshot", "WorkerHandle"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class FlushRequest:
+    """Somebody waits until everything that is pending now is delivered or dead-lettered."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    target: int | None = None
+    """The newest row to wait for; None until the worker has looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The books as the worker last saw them, and how far it had read this process's journal then.
+
+    `pressure` is the share of the state folder's limit that is used.
+    """
+
+    counts: Counts
+    absorbed: int
+    dropped: int
+    pressure: float
+
+
+class WorkerHandle:
+    """Starts the worker's thread on first use; `main` is what the thread runs, until `stopping` is set.
+
+    Safe from any thread. After `stop` nothing starts again.
+    """
+
+    def __init__(self, main: Callable[[WorkerHandle], None], wake: Callable[[], None]) -> None:
+        self.flushes: deque[FlushRequest] = deque()
+        self.heartbeats: deque[str] = deque(maxlen=1000)
+        self.stopping = threading.Event()
+        self.urgent = threading.Event()
+        self.snapshot: Snapshot | None = None
+        self._published = threading.Event()
+        self._main = main
+        self._wake = wake
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread if it is not running; at interpreter exit, when none can be, events stay on disk."""
+        with self._lock:
+            if self._thread is not None or self.stopping.is_set():
+                return
+            thread = threading.Thread(target=self._run, name="otel-agent-tracker", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                _logger.debug("no thread can be started; events stay where they are")
+                return
+            self._thread = thread
+
+    def wake(self) -> None:
+        """Let the worker look now instead of at the end of its sleep."""
+        self.urgent.set()
+        self._wake()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """The worker tells what it sees."""
+        self.snapshot = snapshot
+        self._published.set()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until what is pending now is delivered or dead-lettered; False when the time is over."""
+        self.start()
+        request = FlushRequest()
+        self.flushes.append(request)
+        self.wake()
+        return request.done.wait(timeout_seconds) if self._thread else False
+
+    def heartbeat(self, agent_id: str) -> None:
+        """Send a heartbeat for the agent soon, if the tracker takes any."""
+        self.heartbeats.append(agent_id)
+        self.start()
+        self.wake()
+
+    def seen(self, timeout_seconds: float) -> Snapshot | None:
+        """The newest snapshot; a worker that has just started is waited for."""
+        if self._thread is not None:
+            self._published.wait(timeout_seconds)
+        return self.snapshot
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Let the thread end and wait for it; idempotent."""
+        with self._lock:
+            self.stopping.set()
+        self.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        self._main(self)

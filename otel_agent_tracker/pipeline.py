@@ -1,0 +1,298 @@
+"""The pipeline: one per destination and process. It builds the parts, owns them, and outlives forks.
+
+Every tracker object, the hook and `install` share the pipeline of their destination; it closes with its last
+holder, or when the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import attach, detach, get_current, set_value
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from otel_agent_tracker import sdk_private
+from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
+from otel_agent_tracker.config import Config, Durability
+from otel_agent_tracker.entry import Entry
+from otel_agent_tracker.events import Events
+from otel_agent_tracker.exporter import TrackerSpanExporter
+from otel_agent_tracker.handle import WorkerHandle
+from otel_agent_tracker.journal import DISK_SUPPORTED, Journal, MemoryJournal
+from otel_agent_tracker.processor import SessionSpanProcessor
+from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.redaction import Redactor
+from otel_agent_tracker.semconv import Event
+from otel_agent_tracker.sender_lock import SenderLock
+from otel_agent_tracker.sessions import SessionMap
+
+if TYPE_CHECKING:
+    from otel_agent_tracker.delivery import Sender
+
+__all__ = ["Pipeline", "acquire", "substitute"]
+
+_logger = logging.getLogger(__name__)
+
+FIRST_LOOK_SECONDS = 2.0
+
+
+class Pipeline:
+    """Session map, journal and worker of one destination, and the events that go through them.
+
+    `sender` None means a client of the configured tracker or OTLP endpoint, made by the worker.
+    """
+
+    def __init__(self, config: Config, *, clock: Clock = SYSTEM_CLOCK, sender: Sender | None = None) -> None:
+        self.config = config
+        self.clock = clock
+        self.sessions = SessionMap(
+            ttl_seconds=config.session_ttl_hours * 3600,
+            idle_seconds=config.idle_minutes * 60,
+            max_sessions=config.max_sessions,
+            clock=clock,
+        )
+        self.cleanup_interval_seconds = config.cleanup_interval_minutes * 60
+        self._sender = sender
+        self.holders = 0
+        self._refused: Counter[str] = Counter()
+        self._enabled = sender is not None or config.disabled_because is None
+        self._journal = self._make_journal()
+        self._sender_lock = self._make_sender_lock()
+        self._handle = WorkerHandle(self._work, self._journal.wake)
+        self._provider = EventProvider(self._processors())
+        self.events = Events(
+            self._provider,
+            self.sessions,
+            clock,
+            Redactor(enabled=config.redact),
+            user_id_policy=config.user_id,
+            default_agent_id=config.agent_id or config.service_name,
+        )
+        _pipelines.add(self)
+
+    def start_if_pending(self) -> None:
+        """Start the worker if an earlier process left events in the state folder."""
+        if self._enabled and isinstance(self._journal, Journal) and self.config.state_folder.is_dir():
+            self._handle.start()
+
+    def heartbeat(self, agent_id: str) -> None:
+        """Send a heartbeat of the agent soon, if the tracker takes any."""
+        if self._enabled:
+            self._handle.heartbeat(agent_id)
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Whether everything pending at the call was delivered or dead-lettered in `timeout_seconds`."""
+        return self._handle.flush(timeout_seconds) if self._enabled else True
+
+    def delivery_stats(self) -> dict[str, Any]:
+        """The books of the state folder, with what this process has accepted and its worker not yet seen."""
+        snapshot = self._handle.seen(FIRST_LOOK_SECONDS) if self._enabled else None
+        counters = self._journal.counters
+        refused = dict(self._refused)
+        unseen = counters.appended - (snapshot.absorbed if snapshot else 0)
+        dropped = counters.dropped - (snapshot.dropped if snapshot else 0)
+        counts = snapshot.counts if snapshot else None
+        by_kind = (
+            Counter(counts.dropped_by_kind if counts else {}) + Counter(refused) + Counter(journal=dropped)
+        )
+        oldest_us = counts.oldest_pending_us if counts else None
+        now_us = self.clock.time_ns() // 1000
+        delivered, dead = (counts.delivered, counts.dead_lettered) if counts else (0, 0)
+        pending = (counts.pending if counts else 0) + unseen
+        all_dropped = sum(by_kind.values())
+        return {
+            "accepted": (counts.accepted if counts else 0) + unseen + dropped + sum(refused.values()),
+            "delivered": delivered,
+            "pending": pending,
+            "dead_lettered": dead,
+            "dropped": all_dropped,
+            "dropped_by_kind": dict(by_kind),
+            "oldest_pending_seconds": 0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+        }
+
+    def release(self) -> None:
+        """One holder less; with the last one the pipeline closes."""
+        with _registry_lock:
+            self.holders -= 1
+            if self.holders > 0:
+                return
+            for key, pipeline in list(_registry.items()):
+                if pipeline is self:
+                    del _registry[key]
+        self.close()
+
+    def close(self) -> None:
+        """Flush for a moment and stop; what is not delivered stays on disk. Idempotent."""
+        self._handle.stop(self.config.flush_timeout_seconds + 0.5)
+        self._provider.shutdown()
+        self._journal.close()
+
+    def after_fork_in_child(self) -> None:
+        """Make everything of this process's own again; what waited is the parent's to deliver."""
+        self._journal.after_fork_in_child()
+        if self._sender_lock is not None:
+            self._sender_lock.release()
+        self.sessions.after_fork_in_child()
+        self._provider.after_fork_in_child()
+        self._refused = Counter()
+        self._handle = WorkerHandle(self._work, self._journal.wake)
+
+    # --- building -------------------------------------------------------------------------------------------
+
+    def _make_journal(self) -> MemoryJournal:
+        if self.config.durability is Durability.MEMORY or not self._enabled:
+            return MemoryJournal()
+        if not DISK_SUPPORTED:
+            _logger.warning("this platform has no flock or mmap: accepted events are kept in memory only")
+            return MemoryJournal()
+        return Journal(self.config.state_folder)
+
+    def _make_sender_lock(self) -> SenderLock | None:
+        on_disk = isinstance(self._journal, Journal)
+        return SenderLock(self.config.state_folder / "sender.lock") if on_disk else None
+
+    def _processors(self) -> list[SpanProcessor]:
+        keeps_sessions = SessionSpanProcessor(self.sessions)
+        if not self._enabled:
+            return [keeps_sessions]
+        encode = _otlp_encoder() if self.config.to_otlp else None
+        processors: list[SpanProcessor] = [
+            keeps_sessions,
+            _ExportAtOnce(TrackerSpanExporter(self._accept, encode_otlp=encode)),
+        ]
+        if self.config.otlp and not self.config.to_otlp:
+            from otel_agent_tracker.copies import copying_processor  # its exporter takes its time to import
+
+            processors.append(copying_processor(self.config))
+        return processors
+
+    def _accept(self, entry: Entry) -> None:
+        """Keep the entry; beyond the limit of the state folder the least important kinds are refused first."""
+        snapshot = self._handle.snapshot
+        if snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0):
+            self._refused[entry.event] += 1
+            return
+        self._journal.append(entry.encode())
+        if not self._handle.started:
+            self._handle.start()
+
+    def _work(self, handle: WorkerHandle) -> None:
+        """What the worker's thread runs; nothing that it sends is instrumented."""
+        from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
+
+        token = attach(set_value(sdk_private.SUPPRESS_INSTRUMENTATION_KEY, True, get_current()))
+        try:
+            Worker(
+                handle,
+                self._journal,
+                self.sessions,
+                self.events.expire,
+                self._sender or self._make_sender(),
+                self.clock,
+                self._sender_lock,
+                folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
+                otlp=self.config.to_otlp,
+                limit_bytes=int(self.config.outbox_max_mb * 1024 * 1024),
+                cleanup_interval=lambda: self.cleanup_interval_seconds,
+                exit_flush_seconds=self.config.flush_timeout_seconds,
+            ).run()
+        finally:
+            detach(token)
+
+    def _make_sender(self) -> Sender:
+        from otel_agent_tracker.client import TrackerClient
+        from otel_agent_tracker.delivery import OtlpSender
+
+        config = self.config
+        client = TrackerClient(
+            config.url or config.otlp_endpoint,
+            api_key=None if config.to_otlp else config.key,
+            timeout_seconds=config.timeout_seconds,
+            trust_env=config.trust_env,
+        )
+        if not config.to_otlp:
+            return client
+        return OtlpSender(lambda body: client.post_otlp(config.otlp_endpoint, body, config.otlp_headers))
+
+
+def acquire(config: Config) -> Pipeline:
+    """The pipeline of this destination, made if there is none; the caller holds it until `release`."""
+    key = (config.destination, config.key_identity, str(config.state_folder), config.durability)
+    with _registry_lock:
+        pipeline = _substitute or _registry.get(key)
+        if pipeline is None:
+            pipeline = _registry[key] = Pipeline(config)
+            _announce(config)
+        pipeline.holders += 1
+    pipeline.start_if_pending()
+    return pipeline
+
+
+def substitute(pipeline: Pipeline | None) -> None:
+    """Give `pipeline` to everyone who asks for any, until None is set: for users' tests."""
+    global _substitute  # noqa: PLW0603 - the registry of this process is a module's
+    _substitute = pipeline
+
+
+def _announce(config: Config) -> None:
+    reason = config.disabled_because
+    if reason is None:
+        return
+    level = logging.WARNING if config.sdk_disabled and config.url else logging.INFO
+    _logger.log(level, "agent tracking is off: %s", reason)
+
+
+class _ExportAtOnce(SpanProcessor):
+    """Hands each span to the exporter on the thread that ends it: accepted when the call returns."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._exporter.export((span,))
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def _otlp_encoder() -> Callable[[ReadableSpan], bytes]:
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    return lambda span: encode_spans((span,)).SerializeToString()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock  # noqa: PLW0603 - another thread may have held it in the parent
+    _registry_lock = threading.Lock()
+    for pipeline in _pipelines:
+        pipeline.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for pipeline in list(_pipelines):
+        pipeline.close()
+
+
+_REFUSED_AT = {
+    Event.AGENT_ACTIVITY: 0.85,
+    Event.CONVERSATION_TURN: 0.90,
+    Event.CONVERSATION_START: 0.95,
+}
+"""From which share of the state folder's limit a kind of event is refused; the others at the limit."""
+
+_registry: dict[tuple[str, str, str, str], Pipeline] = {}
+_registry_lock = threading.Lock()
+_pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+_substitute: Pipeline | None = None
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,145 @@
+"""Our own `TracerProvider`: event spans that nothing of the host can sample away, cut, scrub or drop.
+
+It has the user's resource, a sampler that records everything, no limits, an id generator that makes the ids
+an event asks for, and no processor but ours. It is made at the first event, when the host's provider has had
+its chance to be set.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
+
+from otel_agent_tracker import sdk_private, session_id
+from otel_agent_tracker.semconv import VERSION
+
+__all__ = ["EventProvider"]
+
+SCOPE = "otel_agent_tracker"
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_EMPTY = Context()
+
+
+class EventProvider:
+    """Makes finished event spans and hands them to `processors`, in order, on the calling thread.
+
+    `resource` None means that of the global SDK provider at the first event, else `Resource.create()`.
+    """
+
+    def __init__(self, processors: Sequence[SpanProcessor], *, resource: Resource | None = None) -> None:
+        self._processors = processors
+        self._resource = resource
+        self._ids = _Ids()
+        self._tracer: trace.Tracer | None = None
+        self._lock = threading.Lock()
+
+    def emit(
+        self,
+        name: str,
+        attributes: Mapping[str, Any],
+        *,
+        trace_id: int,
+        span_id: int | None = None,
+        parent_span_id: int | None = None,
+        start_us: int,
+        end_us: int,
+        error: str | None = None,
+    ) -> None:
+        """Start and end the span `name`; times are Unix microseconds, `error` describes a failed status."""
+        tracer = self._tracer or self._make_tracer()
+        self._ids.next_trace_id = trace_id
+        self._ids.next_span_id = span_id or session_id.mint_span_id()
+        span = tracer.start_span(
+            name,
+            _parent(trace_id, parent_span_id),
+            attributes=attributes,
+            links=_ambient_link(),
+            start_time=start_us * 1000,
+        )
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.end(end_us * 1000)
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, which another thread may have held in the parent."""
+        self._lock = threading.Lock()
+
+    def shutdown(self) -> None:
+        """Shut the processors down; spans made later reach processors that refuse them."""
+        for processor in self._processors:
+            processor.shutdown()
+
+    def _make_tracer(self) -> trace.Tracer:
+        with self._lock:
+            if self._tracer is None:
+                self._tracer = self._provider().get_tracer(SCOPE, VERSION)
+            return self._tracer
+
+    def _provider(self) -> TracerProvider:
+        provider = TracerProvider(
+            sampler=ALWAYS_ON,
+            resource=self._resource or _host_resource(),
+            shutdown_on_exit=False,
+            id_generator=self._ids,
+            span_limits=_unlimited(),
+            meter_provider=NoOpMeterProvider(),
+        )
+        sdk_private.enable(provider)
+        for processor in self._processors:
+            provider.add_span_processor(processor)
+        return provider
+
+
+class _Ids(threading.local, IdGenerator):
+    """Answers with the ids that the calling thread has set; each event sets both before its span starts."""
+
+    next_trace_id = 1
+    next_span_id = 1
+
+    def generate_trace_id(self) -> int:
+        return self.next_trace_id
+
+    def generate_span_id(self) -> int:
+        return self.next_span_id
+
+
+def _parent(trace_id: int, span_id: int | None) -> Context:
+    """A Context of nothing but the parent: the ambient one must not reach an event span."""
+    if span_id is None:
+        return _EMPTY
+    parent = SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+    return trace.set_span_in_context(NonRecordingSpan(parent), _EMPTY)
+
+
+def _ambient_link() -> Sequence[Link]:
+    ambient = trace.get_current_span().get_span_context()
+    return (Link(ambient),) if ambient.is_valid else ()
+
+
+def _host_resource() -> Resource:
+    resource = getattr(trace.get_tracer_provider(), "resource", None)
+    return resource if isinstance(resource, Resource) else Resource.create()
+
+
+def _unlimited() -> SpanLimits:
+    unset = SpanLimits.UNSET
+    return SpanLimits(
+        max_attributes=unset,
+        max_events=unset,
+        max_links=unset,
+        max_span_attributes=unset,
+        max_event_attributes=unset,
+        max_link_attributes=unset,
+        max_attribute_length=unset,
+        max_span_attribute_length=unset,
+    )

@@ -1,0 +1,121 @@
+"""The session that code runs in, carried by the OpenTelemetry Context."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from opentelemetry import context
+from opentelemetry.context import Context
+
+from otel_agent_tracker import arguments, sdk_private
+
+__all__ = ["Attached", "Scope", "current_scope", "session"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_KEY = context.create_key("agent-tracker-scope")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose conversation the code works for."""
+
+    session_id: str
+    user_id: str | None = None
+    agent_id: str | None = None
+
+
+def current_scope(of: Context | None = None) -> Scope | None:
+    """The scope in the Context `of`, by default the current one."""
+    return cast("Scope | None", context.get_value(_KEY, of))
+
+
+class Attached:
+    """Makes a Context current, and the one before it again; in another task too it neither logs nor leaks."""
+
+    def __init__(self, attached: Context) -> None:
+        self._attached = attached
+        self._before = context.get_current()
+        self._token: Token[Context] | None = context.attach(attached)
+
+    @classmethod
+    def scope(cls, scope: Scope) -> Attached:
+        """Make `scope` the current one."""
+        return cls(context.set_value(_KEY, scope))
+
+    def detach(self) -> None:
+        """Go back; idempotent."""
+        token, self._token = self._token, None
+        if token is None:
+            return
+        sdk_private.detach(token)
+        if context.get_current() is self._attached:  # a copy in another task, where the token is not known
+            context.attach(self._before)
+
+
+class session:  # noqa: N801 - a context manager that reads as a word
+    """Everything inside belongs to this session: every span of every library gets its ids.
+
+    A context manager and a decorator, sync and async; it starts and ends nothing. Raises ValueError or TypeError
+    for ids that are not accepted.
+    """
+
+    def __init__(self, session_id: str, user_id: str | None = None, agent_id: str | None = None) -> None:
+        self._scope = Scope(
+            arguments.identifier("session_id", session_id),
+            None if user_id is None else arguments.identifier("user_id", user_id),
+            None if agent_id is None else arguments.identifier("agent_id", agent_id),
+        )
+        self._attached: list[Attached] = []
+
+    def __enter__(self) -> session:
+        self._attached.append(Attached.scope(self._scope))
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._attached.pop().detach()
+
+    async def __aenter__(self) -> session:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(error_type, error, traceback)
+
+    def __call__(self, function: _Function) -> _Function:
+        """The function, run inside the session at each call."""
+        scope = self._scope
+        if inspect.iscoroutinefunction(function):
+
+            async def run_async(*args: Any, **kwargs: Any) -> Any:
+                attached = Attached.scope(scope)
+                try:
+                    return await function(*args, **kwargs)
+                finally:
+                    attached.detach()
+
+            return cast("_Function", functools.wraps(function)(run_async))
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            attached = Attached.scope(scope)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                attached.detach()
+
+        return cast("_Function", run)

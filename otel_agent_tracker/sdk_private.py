@@ -1,0 +1,39 @@
+"""Every private name of the OpenTelemetry SDK that this library uses, each with what happens without it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from contextvars import Token
+
+from opentelemetry import context
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+
+__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "detach", "enable"]
+
+SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
+    context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
+)
+"""The Context key that keeps instrumentations away from our own traffic; without it, its documented text."""
+
+
+def detach(token: Token[Context]) -> None:
+    """`opentelemetry.context.detach` without its log line where the token is another Context's.
+
+    Without the private name, that line is logged; nothing else changes.
+    """
+    runtime = getattr(context, "_RUNTIME_CONTEXT", None)
+    if runtime is None:
+        context.detach(token)
+        return
+    with suppress(ValueError):  # a block that was left in another task or thread than it was entered in
+        runtime.detach(token)
+
+
+def enable(provider: TracerProvider) -> None:
+    """Let our private `provider` make spans under OTEL_SDK_DISABLED, where they only keep the session map.
+
+    Without the private name, sessions are then unknown to local questions; nothing else changes.
+    """
+    if hasattr(provider, "_disabled"):
+        provider._disabled = False

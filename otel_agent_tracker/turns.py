@@ -1,0 +1,45 @@
+"""What is seen of other people's spans below a turn, while it is open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import context
+from opentelemetry.context import Context
+
+__all__ = ["Observed", "current_turn_key", "observed_in"]
+
+_KEY = context.create_key("agent-tracker-turn")
+
+
+class Observed:
+    """Tokens of the model calls below a turn, and the failure of an agent directly below it."""
+
+    __slots__ = ("failure", "input_tokens", "output_tokens")
+
+    def __init__(self) -> None:
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.failure: dict[str, Any] | None = None
+
+    def add_tokens(self, input_tokens: int | None, output_tokens: int | None) -> None:
+        """Count the tokens of one model call."""
+        if input_tokens is not None:
+            self.input_tokens = (self.input_tokens or 0) + input_tokens
+        if output_tokens is not None:
+            self.output_tokens = (self.output_tokens or 0) + output_tokens
+
+    def fail(self, error_type: str | None, message: str | None) -> None:
+        """An agent directly below the turn failed."""
+        self.failure = {"error_type": error_type, "error_message": message}
+
+
+def current_turn_key() -> str:
+    """The Context key under which an open turn keeps its `Observed`."""
+    return _KEY
+
+
+def observed_in(of: Context | None) -> Observed | None:
+    """What the turn that is open in the Context `of` observes with, if one is."""
+    found = context.get_value(_KEY, of)
+    return found if isinstance(found, Observed) else None
