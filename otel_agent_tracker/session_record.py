@@ -44,6 +44,7 @@ __all__ = [
     "adopt",
     "dumped",
     "fill_in_user",
+    "last_access_us",
     "last_activity_us",
     "loaded",
     "note_activity",
@@ -174,6 +175,11 @@ def note_activity(record: bytearray, activity_us: int) -> None:
         _INTEGER.pack_into(record, _ACTIVITY_AT, activity_us)
 
 
+def last_access_us(record: bytearray) -> int:
+    """When a record that `loaded` returned was last accessed, in Unix microseconds."""
+    return int(ACCESS.unpack_from(record)[0])
+
+
 def set_last_access(record: bytearray, seconds: float) -> None:
     """Put another last access in the place of the one there was."""
     _SECONDS.pack_into(record, 0, seconds)
@@ -274,6 +280,7 @@ def loaded(blob: bytes) -> bytearray:
         raise ValueError(f"a session of {len(blob)} bytes is not whole")
     if not math.isfinite(_SECONDS.unpack_from(record)[0]):
         raise ValueError("a session was accessed at no time")
+    record[FLAGS_AT] &= ~(LOADED | TOUCHED)
     unpacked("", record)  # its texts must decode
     return record
 

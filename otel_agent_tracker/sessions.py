@@ -197,10 +197,10 @@ class SessionMap:
     def touch(self, session_id: str) -> bool:
         """Reset the session's TTL; False if it is not live."""
         with self._lock:  # the hottest path of all: nothing here is called that need not be
+            now = self._monotonic()
             record = self._records.get(session_id)
             if record is None:
                 return False
-            now = self._monotonic()
             accessed, flags = _access(record)
             if now - accessed >= self._windows[flags & PLACE]:
                 return False
@@ -230,31 +230,37 @@ class SessionMap:
             self.touch(session_id)
             return self._ttl_seconds - (now - accessed)
 
-    def take(self, session_id: str, *, ended_at_us: int | None = None) -> Session | None:
+    def take(
+        self, session_id: str, *, started_by_us: int | None = None, ended_at_us: int | None = None
+    ) -> Session | None:
         """Remove a live session in order to end it; None if it is not live. Of many callers one gets it.
 
-        From here on it is known as ended at `ended_at_us` (Unix microseconds), by default now.
+        One that started after `started_by_us` stays: an end of that time is not for this conversation. The
+        one taken is known as ended at `ended_at_us`, by default now. Both are Unix microseconds.
         """
         with self._lock:
-            if self._live(session_id, self._monotonic()) is None:
+            record = self._live(session_id, self._monotonic())
+            if record is None or not _started_by(started_by_us, record):
                 return None
-            record = self._leave(session_id)
+            self._leave(session_id)
             self._bury(session_id, self._wall_us() if ended_at_us is None else ended_at_us)
         return session_record.unpacked(session_id, record)
 
-    def forget(self, session_id: str, *, ended_at_us: int) -> bool:
+    def forget(self, session_id: str, *, ended_at_us: int, started_by_us: int | None = None) -> bool:
         """Drop a session that another process ended, live or not, so that no sweep reports it.
 
-        False if it was not there; it is known as ended in either case.
+        False if it was not there; it is known as ended all the same. One that started after `started_by_us`
+        stays, and is not known as ended: then the end was that of its predecessor.
         """
         with self._lock:
-            unreported = deque(one for one in self._unreported if one.session_id != session_id)
-            found = session_id in self._records or len(unreported) < len(self._unreported)
-            self._unreported = unreported
-            if session_id in self._records:
+            record = self._records.get(session_id)
+            if record is not None and _started_by(started_by_us, record):
                 self._leave(session_id)
-            self._bury(session_id, ended_at_us)
-            return found
+                self._bury(session_id, ended_at_us)
+                return True
+            if record is None:
+                self._bury(session_id, max(ended_at_us, self._tombstones.get(session_id, ended_at_us)))
+            return self._forget_unreported(session_id)
 
     def sweep(self, limit: int = 500) -> list[Expired]:
         """Remove at most `limit` sessions that are past their deadline or were evicted.
@@ -507,6 +513,12 @@ class SessionMap:
         window = self._windows[place]
         return (EndedBy.IDLE if window < self._ttl_seconds else EndedBy.TTL), window
 
+    def _forget_unreported(self, session_id: str) -> bool:
+        others = deque(one for one in self._unreported if one.session_id != session_id)
+        was_there = len(others) < len(self._unreported)
+        self._unreported = others
+        return was_there
+
     def _end(self, session_id: str, ended_by: EndedBy, window: float, now: float, wall_us: int) -> Expired:
         record = self._leave(session_id)
         session_record.settle(record, now, wall_us)
@@ -566,6 +578,10 @@ class _Front(NamedTuple):
     last_access: float
     place: int
     session_id: str
+
+
+def _started_by(time_us: int | None, record: bytearray) -> bool:
+    return time_us is None or session_record.start_us(record) <= time_us
 
 
 def _orders() -> tuple[OrderedDict[str, None], ...]:
