@@ -1,0 +1,654 @@
+"""The journal keeps what it said it keeps: through crashes, forks, full disks and interrupted appends."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_agent_tracker import frames
+from otel_agent_tracker import journal as journal_module
+from otel_agent_tracker.journal import Journal, JournalCounters, MemoryJournal
+
+SEGMENT = 64 * 1024
+FRAME = 1000
+EVENT = b"e" * (FRAME - frames.HEADER_BYTES)
+OpenJournal = Callable[..., Journal]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal"
+
+
+@pytest.fixture
+def open_journal(folder: Path) -> Iterator[OpenJournal]:
+    opened: list[Journal] = []
+
+    def make(segment_bytes: int = SEGMENT, ring_bytes: int = 100 * FRAME, at: Path = folder) -> Journal:
+        opened.append(Journal(at, segment_bytes=segment_bytes, ring_bytes=ring_bytes))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def disk() -> Iterator[Callable[[bool], None]]:
+    """A disk that can be told to refuse segments, by a limit on the size of files."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def accept(accepts: bool) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if accepts else (SEGMENT // 2, before[1]))
+
+    yield accept
+    accept(True)
+
+
+def read_all(journal: MemoryJournal, *, retire: bool = False) -> list[bytes]:
+    """What the segments hold, as a worker reads it."""
+    payloads = []
+    for segment in journal.readable():
+        offset = 0
+        while (result := segment.read(offset, max_bytes=10_000)).payloads:
+            payloads.extend(result.payloads)
+            offset = result.offset
+        if retire and segment.done:
+            segment.retire()
+    return payloads
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def run_python(source: str, *arguments: object) -> str:
+    """Run a script in a process of its own and return what it printed."""
+    command = [sys.executable, "-W", "error", "-c", source, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+# --- keeping ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(payloads=st.lists(st.binary(max_size=300), max_size=60), prepared=st.booleans())
+def test_what_is_appended_is_read_in_order(
+    payloads: list[bytes], prepared: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any payloads, over any number of segments, with or without a worker that makes them ready."""
+    journal = Journal(tmp_path_factory.mktemp("journal"), segment_bytes=512)
+    for payload in payloads:
+        if prepared:
+            journal.prepare()
+        assert journal.append(payload)
+    assert read_all(journal) == payloads
+    assert journal.counters.appended == len(payloads)
+    journal.close()
+
+
+def test_making_a_journal_touches_no_disk(open_journal: OpenJournal, folder: Path) -> None:
+    """The constructor makes nothing; the worker makes two segments ready before any event comes."""
+    journal = open_journal()
+    assert not folder.parent.exists()
+    journal.prepare()
+    journal.prepare()
+    assert len(files(folder)) == 2
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (journal.refusal, journal.readable()) == (None, [])
+
+
+def test_full_segments_are_followed_by_prepared_ones(open_journal: OpenJournal) -> None:
+    """Only when both spares are used up does a caller make a segment, which is counted."""
+    journal = open_journal()
+    journal.prepare()
+    per_segment = SEGMENT // FRAME
+    for _ in range(2 * per_segment):
+        journal.append(EVENT)
+    assert (journal.counters.made_by_callers, len(journal.readable())) == (0, 2)
+    journal.append(EVENT)
+    assert (journal.counters.made_by_callers, len(journal.readable())) == (1, 3)
+
+
+def test_retired_segments_are_gone(open_journal: OpenJournal, folder: Path) -> None:
+    """Sealed segments that were read are deleted; the current one stays and is read on."""
+    journal = open_journal()
+    for _ in range(SEGMENT // FRAME + 1):
+        journal.append(EVENT)
+    assert len(read_all(journal, retire=True)) == SEGMENT // FRAME + 1
+    (current,) = journal.readable()
+    assert files(folder) == [current.name]
+    journal.prepare()
+    assert read_all(journal) == [EVENT]
+
+
+def test_sealed_segments_give_up_their_mapping(open_journal: OpenJournal) -> None:
+    """While events wait to be read, only the segments that are written to take address space."""
+    journal = open_journal()
+    for _ in range(5 * SEGMENT // FRAME):
+        journal.append(EVENT)
+    journal.prepare()
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if journal._set in line]
+    assert len(mapped) == 3
+    assert len(read_all(journal)) == 5 * SEGMENT // FRAME
+
+
+def test_a_large_event_gets_a_segment_of_its_size(open_journal: OpenJournal) -> None:
+    """What is larger than a segment is durable too, and keeps its place in the order."""
+    journal = open_journal()
+    journal.prepare()
+    large = b"L" * 3 * SEGMENT
+    assert [journal.append(payload) for payload in (b"1", large, b"2")] == [True, True, True]
+    assert read_all(journal) == [b"1", large, b"2"]
+
+
+def test_the_largest_event(open_journal: OpenJournal) -> None:
+    """A frame of 16 MiB is kept; one byte more is dropped and counted, in memory too."""
+    journal = open_journal(ring_bytes=2 * frames.LARGEST_FRAME)
+    largest = bytes(frames.LARGEST_PAYLOAD)
+    assert [journal.append(largest), journal.append(largest + b"x")] == [True, False]
+    assert journal.counters == JournalCounters(appended=1, dropped=1, made_by_callers=1)
+    assert read_all(journal) == [largest]
+
+
+def test_threads_lose_and_mix_nothing(open_journal: OpenJournal) -> None:
+    """Each thread's events are kept whole and in its order, while a worker prepares and retires."""
+    journal, read, complete = open_journal(segment_bytes=16 * 1024), list[bytes](), threading.Event()
+
+    def append(thread: int) -> None:
+        for number in range(2000):
+            assert journal.append(b"%d %d" % (thread, number))
+
+    def work() -> None:
+        offsets: dict[str, int] = {}
+        while len(read) < 16_000:
+            journal.wait(60)
+            journal.prepare()
+            for segment in journal.readable():
+                result = segment.read(offsets.get(segment.name, 0))
+                offsets[segment.name] = result.offset
+                read.extend(result.payloads)
+                if segment.done:
+                    segment.retire()
+        complete.set()
+
+    callers = [threading.Thread(target=append, args=(thread,)) for thread in range(8)]
+    worker = threading.Thread(target=work)
+    worker.start()
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert complete.wait(60)
+    worker.join()
+    for thread in range(8):
+        mine = [payload for payload in read if payload.startswith(b"%d " % thread)]
+        assert mine == [b"%d %d" % (thread, number) for number in range(2000)]
+    assert (journal.counters.appended, journal.counters.skipped_bytes) == (16_000, 0)
+
+
+def test_an_event_that_interrupts_the_making_of_a_segment_waits_in_memory(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making is not begun within making, which a storm of signals would nest without end."""
+    journal = open_journal()
+    plain_make, results = Journal._make, list[bool]()
+
+    def interrupted_make(self: Journal, least: int = 0) -> journal_module.Segment:
+        results.append(self.append(b"inner"))
+        return plain_make(self, least)
+
+    monkeypatch.setattr(Journal, "_make", interrupted_make)
+    assert journal.append(b"outer")
+    assert (results, read_all(journal), journal.read_ring()) == ([False], [b"outer"], [b"inner"])
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_signal_handler_may_append_in_the_midst_of_an_append(
+    open_journal: OpenJournal, durable: bool
+) -> None:
+    """The lock is not waited for in vain, and neither event is lost or damaged."""
+    journal = open_journal() if durable else MemoryJournal()
+    handled = 0
+
+    def handle(_signal: int, _frame: object) -> None:
+        nonlocal handled
+        handled += 1
+        journal.append(b"from the handler")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        for _ in range(20_000):
+            journal.append(b"event")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    kept = read_all(journal) + journal.read_ring()
+    assert (kept.count(b"from the handler"), kept.count(b"event")) == (handled, 20_000)
+    assert handled > 50
+    assert (journal.counters.appended, journal.counters.skipped_bytes) == (len(kept), 0)
+
+
+def test_an_event_that_interrupts_an_append_follows_it(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An append from within an append is put aside, then made as durable as any."""
+    journal = open_journal()
+    plain_write, results = Journal._write, list[bool]()
+
+    def interrupted_write(self: Journal, payload: bytes, checksum: int) -> bool:
+        if not results:
+            results.append(self.append(b"inner"))
+        return plain_write(self, payload, checksum)
+
+    monkeypatch.setattr(Journal, "_write", interrupted_write)
+    journal.prepare()
+    assert journal.append(b"outer")
+    assert (results, read_all(journal)) == ([False], [b"outer", b"inner"])
+    assert journal.counters == JournalCounters(appended=2)
+
+
+# --- waking the worker --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_an_event_ends_the_wait(open_journal: OpenJournal, durable: bool) -> None:
+    """A worker asleep is roused by the first event; one that came before is not overlooked."""
+    journal = open_journal() if durable else MemoryJournal()
+    journal.append(b"before")
+    assert journal.wait(60)
+    assert not journal.wait(0)
+    appender = threading.Timer(0.02, journal.append, [b"meanwhile"])
+    appender.start()
+    assert journal.wait(60)
+    appender.join()
+
+
+def test_a_wake_ends_the_wait() -> None:
+    """Whoever stops the worker need not wait for its sleep to end."""
+    journal = MemoryJournal()
+    journal.wake()
+    assert not journal.wait(60)
+
+
+# --- if the disk refuses ------------------------------------------------------------------------------------
+
+
+def test_events_wait_in_memory_while_the_disk_refuses(
+    open_journal: OpenJournal, disk: Callable[[bool], None]
+) -> None:
+    """They are counted as not durable, those beyond the ring as dropped; later they return in order."""
+    journal = open_journal(ring_bytes=3 * FRAME)
+    disk(False)
+    events = [bytes([letter]) + EVENT[1:] for letter in b"abcd"]
+    assert [journal.append(event) for event in events] == [False] * 4
+    assert isinstance(journal.refusal, OSError)
+    assert journal.counters == JournalCounters(appended=3, not_durable=3, dropped=1)
+    journal.prepare()
+    assert (journal.read_ring(), journal.readable()) == (events[:3], [])
+
+    disk(True)
+    journal.prepare()
+    assert (journal.read_ring(), read_all(journal)) == ([], events[:3])
+    assert journal.append(b"after")
+
+
+def test_a_large_ring_returns_to_disk(open_journal: OpenJournal, disk: Callable[[bool], None]) -> None:
+    """As many segments as needed are made, large ones too; if the disk refuses again the rest waits on."""
+    journal = open_journal(segment_bytes=SEGMENT // 4, ring_bytes=10 * SEGMENT)
+    (folder := journal._folder).parent.mkdir()
+    folder.write_text("a file in the folder's place")
+    events = [bytes([letter]) + EVENT for letter in range(100)] + [b"L" * SEGMENT]
+    for event in events:
+        assert not journal.append(event)
+    folder.unlink()
+    disk(False)
+    journal.prepare()
+    assert (len(journal.read_ring()), type(journal.refusal)) == (1, OSError)
+    disk(True)
+    journal.prepare()
+    assert (journal.read_ring(), journal.refusal, read_all(journal)) == ([], None, events)
+
+
+def test_the_ring_can_be_drained() -> None:
+    """A worker looks at what waits, stores it, and takes as much away; that makes room again."""
+    journal = MemoryJournal(ring_bytes=3 * FRAME)
+    for letter in b"abc":
+        journal.append(bytes([letter]) + EVENT[1:])
+    assert [payload[:1] for payload in journal.read_ring()] == [b"a", b"b", b"c"]
+    assert [payload[:1] for payload in journal.drain_ring(2)] == [b"a", b"b"]
+    assert (journal.append(EVENT), len(journal.drain_ring()), journal.drain_ring(5)) == (False, 2, [])
+    assert journal.counters == JournalCounters(appended=4, not_durable=4)
+
+
+@pytest.mark.parametrize("refused", ["parent is a file", "symlink", "dangling symlink", "file"])
+def test_an_unfit_folder_is_a_disk_that_refuses(
+    open_journal: OpenJournal, tmp_path: Path, refused: str
+) -> None:
+    """Nothing is raised, nothing written elsewhere, events wait in memory."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "symlink").symlink_to(tmp_path / "target")
+    (tmp_path / "dangling symlink").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    journal = open_journal(at=tmp_path / ("file/journal" if refused == "parent is a file" else refused))
+    assert (journal.append(b"event"), journal.adopt()) == (False, 0)
+    journal.prepare()
+    assert isinstance(journal.refusal, OSError)
+    assert (journal.read_ring(), list((tmp_path / "target").iterdir())) == ([b"event"], [])
+
+
+@pytest.mark.parametrize("what", ["files", "folder", "moved folder"])
+def test_deletion_under_a_running_process_is_noticed(
+    open_journal: OpenJournal, folder: Path, what: str
+) -> None:
+    """What is in the deleted file stays readable here; the next events go to new files."""
+    journal = open_journal()
+    journal.prepare()
+    journal.append(b"before")
+    if what == "moved folder":
+        folder.rename(folder.with_name("elsewhere"))
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+        if what == "folder":
+            folder.rmdir()
+    journal.prepare()
+    assert journal.append(b"after")
+    deleted, current = journal.readable()
+    assert (read_all(journal), deleted.done, current.is_linked) == ([b"before", b"after"], True, True)
+    assert deleted.retire()
+    assert journal.readable() == [current]
+
+
+def test_unread_segments_are_bounded(
+    open_journal: OpenJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is stuck must not cost the host all its disk and descriptors: memory is next."""
+    monkeypatch.setattr(journal_module, "_MOST_UNREAD", 3)
+    journal = open_journal()
+    durable = [journal.append(EVENT) for _ in range(4 * SEGMENT // FRAME)]
+    assert (durable.count(True), len(files(folder))) == (3 * (SEGMENT // FRAME), 3)
+    assert "unread" in str(journal.refusal)
+    read_all(journal, retire=True)
+    journal.prepare()
+    assert (journal.refusal, journal.read_ring()) == (None, [])
+
+
+def test_a_caller_waits_only_so_long_for_another_that_makes_a_segment(open_journal: OpenJournal) -> None:
+    """A disk that hangs one thread does not hang them all."""
+    journal, has_it, may_go = open_journal(), threading.Event(), threading.Event()
+
+    def make_for_ever() -> None:
+        with journal._as_maker():
+            has_it.set()
+            may_go.wait(60)
+
+    maker = threading.Thread(target=make_for_ever)
+    maker.start()
+    has_it.wait(60)
+    assert not journal.append(b"event")
+    may_go.set()
+    maker.join()
+    assert (journal.read_ring(), journal.refusal) == ([b"event"], None)
+
+
+def test_a_written_segment_that_fails_is_a_refusal(
+    open_journal: OpenJournal, disk: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where segments are not mapped the disk may refuse any event: it waits in memory and returns."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    journal = open_journal()
+    durable = []
+    disk(False)
+    for _ in range(SEGMENT // FRAME):
+        durable.append(journal.append(EVENT))
+    assert durable == [True] * (SEGMENT // 2 // FRAME) + [False] * (SEGMENT // FRAME - SEGMENT // 2 // FRAME)
+    disk(True)
+    journal.prepare()
+    assert (len(read_all(journal)), journal.read_ring()) == (SEGMENT // FRAME, [])
+    assert journal.counters.skipped_bytes == 0
+
+
+# --- closing ------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_journal_leaves_its_events_to_the_next(open_journal: OpenJournal, folder: Path) -> None:
+    """Spares are deleted, what was not retired is adopted; closing again changes nothing."""
+    journal = open_journal()
+    journal.prepare()
+    journal.append(b"event")
+    journal.close()
+    journal.close()
+    journal.prepare()
+    assert (len(files(folder)), journal.readable()) == (1, [])
+    following = open_journal()
+    assert (following.adopt(), following.adopt(), read_all(following, retire=True)) == (1, 0, [b"event"])
+    assert files(folder) == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_after_closing_events_are_dropped(open_journal: OpenJournal, durable: bool) -> None:
+    """They go nowhere and are counted, with those that waited in memory; nothing sleeps on."""
+    journal = open_journal(at=Path("/dev/null/journal")) if durable else MemoryJournal()
+    journal.append(b"waits")
+    journal.wait(0)
+    journal.close()
+    assert (journal.append(b"late"), journal.read_ring(), journal.wait(60)) == (False, [], False)
+    assert journal.counters == JournalCounters(appended=1, not_durable=1, dropped=2)
+
+
+def test_a_closed_journal_makes_no_files(open_journal: OpenJournal, folder: Path) -> None:
+    """An event that comes too late does not bring back a folder that is no longer used."""
+    journal = open_journal()
+    journal.close()
+    assert not journal.append(b"late")
+    assert not folder.exists()
+
+
+def test_closing_in_the_midst_of_an_append(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may close the journal while its thread appends: that event is still kept."""
+    journal = open_journal()
+    journal.append(b"first")
+    plain_write = Journal._write
+
+    def interrupted_write(self: Journal, payload: bytes, checksum: int) -> bool:
+        done = plain_write(self, payload, checksum)
+        self.close()
+        return done
+
+    monkeypatch.setattr(Journal, "_write", interrupted_write)
+    assert journal.append(b"second")
+    assert read_all(journal) == [b"first", b"second"]
+    assert not journal.append(b"late")
+
+
+def test_a_memory_journal_has_the_same_face() -> None:
+    """What a worker calls on a journal does nothing on one without a disk."""
+    journal = MemoryJournal()
+    journal.prepare()
+    journal.append(b"event")
+    assert (journal.adopt(), journal.readable(), journal.refusal) == (0, [], None)
+    journal.after_fork_in_child()
+    assert (journal.read_ring(), journal.counters) == ([], JournalCounters())
+
+
+# --- other processes ----------------------------------------------------------------------------------------
+
+
+KILLED = """
+import mmap, os, random, signal, sys, threading
+from pathlib import Path
+from otel_agent_tracker.journal import Journal
+
+def append_for_ever(folder, returned):
+    journal = Journal(folder, segment_bytes=256 * 1024)
+    def work():
+        while True:
+            journal.wait(1)
+            journal.prepare()
+    threading.Thread(target=work, daemon=True).start()
+    number = 0
+    while journal.append(b"%d" % number + b"." * (number % 700)):
+        number += 1
+        returned[0] = number  # one store, which no signal can cut in two
+
+for round in range(int(sys.argv[2])):
+    folder, returned = Path(sys.argv[1]) / str(round), memoryview(mmap.mmap(-1, 8)).cast("Q")
+    child = os.fork()
+    if child == 0:
+        append_for_ever(folder, returned)
+        os._exit(1)
+    wanted = random.randrange(1, 5000)
+    while returned[0] < wanted:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit("the child gave up")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(returned[0])
+"""
+
+
+def test_what_was_appended_survives_kill_9(open_journal: OpenJournal, tmp_path: Path) -> None:
+    """Whenever a process is killed, an adopter finds every event whose append had returned, in order."""
+    counts = [int(line) for line in run_python(KILLED, tmp_path, 20).split()]
+    assert len(counts) == 20
+    for number, count in enumerate(counts):
+        journal = open_journal(at=tmp_path / str(number))
+        assert journal.adopt() > 0
+        found = read_all(journal, retire=True)
+        assert len(found) - count in (0, 1)
+        assert found == [b"%d" % index + b"." * (index % 700) for index in range(len(found))]
+        assert files(tmp_path / str(number)) == []
+
+
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from otel_agent_tracker.journal import Journal
+
+journal = Journal(Path(sys.argv[1]), segment_bytes=65536, ring_bytes=100000)
+os.register_at_fork(after_in_child=journal.after_fork_in_child)
+journal.prepare()
+journal.append(b"parent")
+parent, (ready, tell_ready), (go, tell_go) = os.getpid(), os.pipe(), os.pipe()
+if os.fork():
+    os.read(ready, 1)
+    os.kill(parent, signal.SIGKILL)
+os.write(tell_ready, b"!")
+while os.getppid() == parent:
+    pass
+assert journal.readable() == [] and journal.counters.appended == 0
+if "append" in sys.argv:
+    assert journal.append(b"child")
+    assert [s.read(0).payloads for s in journal.readable()] == [[b"child"]]
+print("forked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def orphan(folder: Path) -> Iterator[Callable[..., None]]:
+    """Starts a process that appends, forks and is killed; its child lives until the test ends."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> None:
+        command = [sys.executable, "-W", "error", "-c", FORKED, str(folder), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        process.wait(60)
+
+    yield start
+    for process in started:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        assert process.stdout.read() == ""  # ends when the child does
+        process.stdout.close()
+
+
+def test_a_dead_process_is_adopted_beside_its_living_child(
+    open_journal: OpenJournal, orphan: Callable[..., None]
+) -> None:
+    """A forked child gives up its parent's segments at once, so they can be adopted."""
+    orphan()
+    journal = open_journal()
+    assert (journal.adopt(), read_all(journal)) == (1, [b"parent"])
+
+
+def test_a_forked_child_appends_to_its_own_segments(
+    open_journal: OpenJournal, orphan: Callable[..., None]
+) -> None:
+    """What the child appends is its own, and is not adopted while it lives."""
+    orphan("append")
+    journal = open_journal()
+    assert (journal.adopt(), read_all(journal)) == (1, [b"parent"])
+
+
+def test_living_processes_do_not_adopt_from_each_other(open_journal: OpenJournal) -> None:
+    """Neither takes the other's segments, used or spare; nor one's own."""
+    one, two = open_journal(), open_journal()
+    for journal in (one, two):
+        journal.prepare()
+        journal.append(b"event")
+    assert [one.adopt(), two.adopt()] == [0, 0]
+    assert [len(one.readable()), len(two.readable())] == [1, 1]
+
+
+def test_adopted_segments_come_before_our_own(open_journal: OpenJournal, folder: Path) -> None:
+    """They are the older ones; damage in them is skipped and counted once."""
+    dead, journal = open_journal(), open_journal()
+    dead.append(b"old one")
+    dead.append(b"old two")
+    (name,) = files(folder)
+    dead.close()
+    with (folder / name).open("r+b") as file:
+        file.seek(frames.HEADER_BYTES)
+        file.write(b"X")
+    journal.append(b"new")
+    assert journal.adopt() == 1
+    assert [read_all(journal), read_all(journal)] == [[b"old two", b"new"]] * 2
+    assert journal.counters.skipped_bytes == frames.HEADER_BYTES + len(b"old one")
+
+
+def test_a_new_file_that_another_took_for_dead_is_replaced(
+    open_journal: OpenJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making a file and locking it, another process may adopt and delete it; the next one does."""
+    plain_open, opened = os.open, list[str]()
+
+    def open_and_lose(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        file = plain_open(path, flags, mode, dir_fd=dir_fd)
+        if flags & os.O_CREAT and not opened:
+            opened.append(path)
+            (folder / path).unlink()
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    journal = open_journal()
+    assert journal.append(b"event")
+    assert [segment.name for segment in journal.readable()] == files(folder) != opened
+
+
+def test_a_platform_without_locks_has_no_journal_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the choice of a journal in memory must be made, not fallen into."""
+    monkeypatch.setattr(journal_module, "DISK_SUPPORTED", False)
+    with pytest.raises(NotImplementedError, match="MemoryJournal"):
+        Journal(tmp_path)
