@@ -1,0 +1,67 @@
+# Everything from a fresh clone, in .venv; needs Python 3.11 or newer with venv, git and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS :=
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-floor check format bench clean
+
+help: ## Show what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## Make .venv and install everything into it
+
+demo: $(READY) ## Run agents against a tracker and show its page (ARGS=--exit leaves at once)
+	@$(BIN)/python -m otel_agent_tracker.demo $(ARGS)
+
+test: $(READY) ## Run all tests (ARGS are pytest's)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Run linter, formatter, type checker and import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY) ## Measure the budgets and compare with other libraries
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+format: $(READY) ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+test-floor: $(VENV)-floor/.ready ## Run all tests with the oldest dependencies that are allowed
+	@$(VENV)-floor/bin/python -m pytest $(ARGS)
+
+clean: ## Remove the environments and everything that tools have cached
+	rm -rf $(VENV) $(VENV)-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The first of these that is new enough makes the environment; PYTHON=… decides otherwise.
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+
+define make_environment
+	@set -e; found=; for candidate in $(CANDIDATES); do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "otel-agent-tracker needs Python 3.11 or newer; tried: $(CANDIDATES). Name one with make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Making $(1) with $$($$found --version)"; \
+	$$found -m venv $(1) || { rm -rf $(1); echo "$$found cannot make an environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing pip"
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+endef
+
+$(READY): pyproject.toml
+	$(call make_environment,$(VENV))
+	@echo "Installing otel-agent-tracker, what it needs and what its tests need"
+	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	@touch $@
+
+$(VENV)-floor/.ready: pyproject.toml .ci/floor.py
+	$(call make_environment,$(VENV)-floor)
+	@$(VENV)-floor/bin/python .ci/floor.py > $(VENV)-floor/constraints.txt
+	@echo "Installing the oldest dependencies that pyproject.toml allows"
+	@$(VENV)-floor/bin/python -m pip install --quiet --editable '.[all]' --group dev --constraint $(VENV)-floor/constraints.txt
+	@touch $@
