@@ -102,7 +102,7 @@ def _event_row(project_id: int, arrival: Arrival, received_us: int) -> dict[str,
 
 def _update_events(connection: Connection, project_id: int, filled: Iterable[Arrival]) -> None:
     rows = [
-        {"project": project_id, "id": each.event_id, "body": each.body, **each.service._asdict()}
+        {"project": project_id, "event": each.event_id, "body": each.body, **each.service._asdict()}
         for each in filled
     ]
     if rows:
@@ -253,10 +253,8 @@ _STORED = select(
     _event_columns.project_id == bindparam("project"),
     _event_columns.event_id.in_(bindparam("ids", expanding=True)),
 )
-_UPDATE = (
-    update(tables.events)
-    .where(_event_columns.project_id == bindparam("project"), _event_columns.event_id == bindparam("id"))
-    .values({name: bindparam(name) for name in ("body", *Service._fields)})
+_UPDATE = update(tables.events).where(
+    _event_columns.project_id == bindparam("project"), _event_columns.event_id == bindparam("event")
 )
 _AGENTS = select(tables.agents).where(
     tables.agents.columns.project_id == bindparam("project"),
