@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
@@ -71,10 +71,9 @@ def positive_number(name: str, value: object) -> float:
     """A finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
+    if not 0 < value <= sys.float_info.max:  # before it becomes a float: an int may be too large for one
         raise ValueError(f"{name} must be a finite number above 0, not {value}")
-    return number
+    return float(value)
 
 
 def seconds(name: str, value: object) -> float:

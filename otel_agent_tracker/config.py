@@ -23,6 +23,7 @@ from otel_agent_tracker import arguments
 __all__ = ["PREFIX", "ApiKey", "Config", "Durability", "Options", "UserIdPolicy", "resolve"]
 
 PREFIX = "AGENT_TRACKER_"
+MAX_PERIOD = 1e7  # in whichever unit the setting has
 ApiKey = str | Callable[[], str]
 
 _logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def _is_private(host: str) -> bool:
 
 def _open_telemetry(environ: Mapping[str, str]) -> dict[str, Any]:
     """What OpenTelemetry's own variables say of endpoint, headers, service and the SDK."""
-    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318").strip().rstrip("/")
+    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip().rstrip("/") or "http://localhost:4318"
     resource = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
     headers = environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or environ.get(
         "OTEL_EXPORTER_OTLP_HEADERS", ""
@@ -255,7 +256,11 @@ def _platform_state_dir(environ: Mapping[str, str]) -> Path:
 
 def _url(name: str, value: object) -> str:
     url = arguments.text(name, value).strip()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is read when asked for
+    except ValueError as error:
+        raise ValueError(f"{name} must be a URL such as https://tracker.example.com: {error}") from None
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"{name} must not hold a user name or password; pass an API key instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -306,6 +311,13 @@ def _positive_count(name: str, value: object) -> int:
     return number
 
 
+def _period(name: str, value: object) -> float:
+    number = arguments.positive_number(name, value)
+    if number > MAX_PERIOD:  # clocks and sockets take no more
+        raise ValueError(f"{name} must be at most {MAX_PERIOD:.0f}, not {value}")
+    return number
+
+
 def _names(name: str, value: object) -> tuple[str, ...]:
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(item, str) for item in names):
@@ -350,15 +362,15 @@ _SETTINGS: dict[str, Callable[[str, object], Any]] = {
     "api_key": _api_key,
     "api_key_file": _path,
     "enabled": _flag,
-    "session_ttl_hours": arguments.positive_number,
-    "cleanup_interval_minutes": arguments.positive_number,
-    "idle_minutes": arguments.positive_number,
+    "session_ttl_hours": _period,
+    "cleanup_interval_minutes": _period,
+    "idle_minutes": _period,
     "max_sessions": _positive_count,
     "state_dir": _path,
     "durability": _durability,
     "outbox_max_mb": arguments.positive_number,
-    "timeout_seconds": arguments.positive_number,
-    "flush_timeout_seconds": arguments.positive_number,
+    "timeout_seconds": _period,
+    "flush_timeout_seconds": _period,
     "agent_id": arguments.identifier,
     "ungrouped": _choice("turns", "all", "ignore"),
     "id_precedence": _names,
