@@ -6,7 +6,7 @@ from typing import Any
 
 from otel_agent_tracker.config import Config
 from otel_agent_tracker.exceptions import TrackerUnavailable
-from otel_agent_tracker.pipeline import Pipeline, acquire
+from otel_agent_tracker.pipeline import Pipeline, acquire, is_substituted
 
 __all__ = ["AsyncQuestions", "Holder", "Questions"]
 
@@ -78,6 +78,8 @@ class AsyncQuestions:
 
 
 def _url(config: Config) -> str:
+    if is_substituted():
+        raise TrackerUnavailable("events are recorded for a test: there is no tracker that could answer")
     if config.url is None:
         raise TrackerUnavailable("no tracker is configured: set AGENT_TRACKER_URL or pass base_url")
     return config.url

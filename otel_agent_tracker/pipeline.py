@@ -37,7 +37,7 @@ from otel_agent_tracker.sessions import SessionMap
 if TYPE_CHECKING:
     from otel_agent_tracker.delivery import Sender
 
-__all__ = ["Pipeline", "acquire", "substitute"]
+__all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 
 _logger = logging.getLogger(__name__)
 
@@ -240,6 +240,11 @@ def substitute(pipeline: Pipeline | None) -> None:
     """Give `pipeline` to everyone who asks for any, until None is set: for users' tests."""
     global _substitute  # noqa: PLW0603 - the registry of this process is a module's
     _substitute = pipeline
+
+
+def is_substituted() -> bool:
+    """Whether everyone is given the pipeline of a test; then no tracker is asked anything either."""
+    return _substitute is not None
 
 
 def _announce(config: Config) -> None:

@@ -59,8 +59,8 @@ SETTLE_SECONDS = 10.0
 class FakeClock:
     """A clock that stands until `advance` moves it.
 
-    `clock` is what our parts read. Each look at the wall clock takes a microsecond, so that what happens later
-    has a later time.
+    `clock` is what our parts read. Each look at the wall clock takes a microsecond, so that what happens
+    later has a later time.
     """
 
     def __init__(self, now: datetime | None = None) -> None:
@@ -226,8 +226,8 @@ class RecordedConversations:
 def recording(*, clock: FakeClock | None = None, **options: Any) -> Iterator[RecordedConversations]:
     """Every tracker object made inside the block records, whatever its URL and settings.
 
-    Nothing touches disk or network, and time passes by `clock` alone. `options` are fields of the configuration,
-    for example ``session_ttl_hours=1``. Objects made before go on as they were.
+    Events touch neither disk nor network, and time passes by `clock` alone. `options` are fields of the
+    configuration, for example ``session_ttl_hours=1``. Objects made before go on as they were.
     """
     from otel_agent_tracker import pipeline
     from otel_agent_tracker.config import Config, Durability
