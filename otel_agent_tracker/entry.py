@@ -6,8 +6,7 @@ endpoint is the destination, the encoded span. JSON as orjson writes it holds no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -18,8 +17,7 @@ __all__ = ["Entry"]
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One event on its way: `body` is what the tracker gets at `path`; times are Unix microseconds.
 
     `lacks` names the fields of `body` that the caller did not know and the state file may.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from otel_agent_tracker import metadata as json_copy
 from otel_agent_tracker import semconv, session_id
@@ -36,8 +35,7 @@ __all__ = ["Ending", "Events", "TurnReport"]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """What a caller says of the end of a conversation."""
 
     outcome: Outcome
@@ -50,8 +48,7 @@ class Ending:
     agent_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnReport:
+class TurnReport(NamedTuple):
     """What is known of a turn when it has ended; times are Unix microseconds, the first token's seconds."""
 
     turn_id: str
@@ -137,11 +134,11 @@ class Events:
         session = expired.session
         ended_us = max(session.last_activity_us, session.start_us)
         attributes = {
-            **self._inferred_outcome(expired),
+            **self._inferred_outcome(expired.ended_by, session),
             semconv.ENDED_BY: expired.ended_by,
             semconv.LAST_ACTIVITY_TIME: ended_us * 1000,
             semconv.IDLE_SECONDS: float(expired.window_seconds),
-            semconv.ORIGIN: session.origin,
+            semconv.ORIGIN: _unless_call(session.origin),
             semconv.MESSAGE_COUNT: session.message_count,
             semconv.USER_ID: session.user_id,
         }
@@ -240,7 +237,7 @@ class Events:
         event_id: str | None = None,
     ) -> None:
         attributes = {
-            semconv.ORIGIN: origin,
+            semconv.ORIGIN: _unless_call(origin),
             semconv.USER_ID: self._user_id(user_id),
             semconv.METADATA: self._metadata(metadata),
             semconv.TTL_SECONDS: self._sessions.ttl_seconds,
@@ -315,38 +312,38 @@ class Events:
         lacks: tuple[str, ...] = (),
     ) -> None:
         now_us = max(self._now_us(), start_us)
-        count = ending.message_count
-        attributes = {
+        attributes: dict[str, Any] = {
             semconv.OUTCOME: ending.outcome,
             semconv.ENDED_BY: EndedBy.CALL,
-            semconv.ORIGIN: live.origin if live else Origin.CALL,
             semconv.LAST_ACTIVITY_TIME: (live.last_activity_us if live else now_us) * 1000,
-            semconv.QUALITY_SCORE: ending.quality,
-            semconv.QUALITY_LABEL: ConversationQuality(ending.quality).name if ending.quality else None,
             semconv.FEEDBACK: self._text(ending.feedback),
-            semconv.MESSAGE_COUNT: count if count is not None or live is None else live.message_count,
+            semconv.MESSAGE_COUNT: ending.message_count,
             semconv.METADATA: self._metadata(ending.metadata),
-            semconv.USER_ID: live.user_id if live else None,
             semconv.LACKS: lacks or None,
-            **self._error(ending.outcome, ending.error_type, ending.error_message),
         }
+        if ending.quality is not None:
+            attributes[semconv.QUALITY_SCORE] = ending.quality
+            attributes[semconv.QUALITY_LABEL] = _QUALITY_LABELS[ending.quality]
+        if live is not None:
+            attributes[semconv.ORIGIN] = _unless_call(live.origin)
+            attributes[semconv.USER_ID] = live.user_id
+        if ending.outcome is Outcome.FAILED:
+            attributes |= self._error(ending.error_type, ending.error_message)
         self._emit_end(session, attributes, agent_id=agent_id, start_us=start_us, end_us=now_us)
 
-    def _inferred_outcome(self, expired: Expired) -> dict[str, Any]:
-        if expired.ended_by is EndedBy.IDLE:
-            session = expired.session
-            outcome = Outcome.FAILED if session.last_turn_failed else Outcome.COMPLETED
+    def _inferred_outcome(self, ended_by: EndedBy, session: Session) -> dict[str, Any]:
+        if ended_by is EndedBy.IDLE:
+            if not session.last_turn_failed:
+                return {semconv.OUTCOME: Outcome.COMPLETED}
             return {
-                semconv.OUTCOME: outcome,
-                **self._error(outcome, session.error_type, session.error_message),
+                semconv.OUTCOME: Outcome.FAILED,
+                **self._error(session.error_type, session.error_message),
             }
-        evicted = expired.ended_by is EndedBy.EVICTED
+        evicted = ended_by is EndedBy.EVICTED
         reason = ExpiryReason.EVICTED if evicted else ExpiryReason.TTL_TIMEOUT
         return {semconv.OUTCOME: Outcome.EXPIRED, semconv.EXPIRY_REASON: reason}
 
-    def _error(self, outcome: Outcome, error_type: str | None, message: str | None) -> dict[str, Any]:
-        if outcome is not Outcome.FAILED:
-            return {}
+    def _error(self, error_type: str | None, message: str | None) -> dict[str, Any]:
         return {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: self._text(message) or ""}
 
     def _emit_end(
@@ -388,14 +385,7 @@ class Events:
         parent = None if is_conversation else self._parent(session, conversation_start_us)
         self._provider.emit(
             event,
-            {
-                semconv.EVENT: event,
-                semconv.EVENT_ID: event_id,
-                semconv.SESSION_ID: session,
-                semconv.GEN_AI_CONVERSATION_ID: session,
-                **_known({semconv.GEN_AI_AGENT_ID: agent_id}),
-                **_known(attributes),
-            },
+            _event_attributes(event, event_id, agent_id, session, attributes),
             trace_id=session_id.trace_id(session),
             span_id=span_id,
             parent_span_id=parent,
@@ -418,12 +408,7 @@ class Events:
         event_id = session_id.mint_event_id()
         self._provider.emit(
             event,
-            {
-                semconv.EVENT: event,
-                semconv.EVENT_ID: event_id,
-                semconv.GEN_AI_AGENT_ID: agent_id,
-                **_known(attributes),
-            },
+            _event_attributes(event, event_id, agent_id, None, attributes),
             trace_id=int.from_bytes(sha256(event_id.encode()).digest()[:16], "big"),
             start_us=now_us - int(duration * 1_000_000),
             end_us=now_us,
@@ -452,5 +437,24 @@ class Events:
         )
 
 
-def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in attributes.items() if value is not None}
+def _unless_call(origin: Origin) -> Origin | None:
+    """An origin as attribute: a start by call is what is meant where nothing is said."""
+    return None if origin is Origin.CALL else origin
+
+
+_QUALITY_LABELS = {quality.value: quality.name for quality in ConversationQuality}
+
+
+def _event_attributes(
+    event: Event, event_id: str, agent_id: str | None, session: str | None, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every event span carries, and what is known of `more`."""
+    attributes: dict[str, Any] = {semconv.EVENT: event, semconv.EVENT_ID: event_id}
+    if session is not None:
+        attributes[semconv.SESSION_ID] = attributes[semconv.GEN_AI_CONVERSATION_ID] = session
+    if agent_id is not None:
+        attributes[semconv.GEN_AI_AGENT_ID] = agent_id
+    for key, value in more.items():
+        if value is not None:
+            attributes[key] = value
+    return attributes

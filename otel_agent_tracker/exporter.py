@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -34,7 +33,7 @@ class TrackerSpanExporter(SpanExporter):
             return SpanExportResult.FAILURE
         for span in spans:
             if (entry := mapping.to_request(span)) is not None:
-                self._accept(replace(entry, otlp=self._encode_otlp(span)) if self._encode_otlp else entry)
+                self._accept(entry._replace(otlp=self._encode_otlp(span)) if self._encode_otlp else entry)
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:

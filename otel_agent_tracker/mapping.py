@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_agent_tracker import semconv, session_id, wire
 from otel_agent_tracker.entry import Entry
+from otel_agent_tracker.sdk_private import attributes_of
 from otel_agent_tracker.semconv import EndedBy, Event, ExpiryReason, Origin, Outcome, TurnStatus
 
 __all__ = ["MARK", "complete", "service_of", "to_request"]
@@ -24,11 +25,25 @@ MARK = "agent_tracker"
 
 def to_request(span: ReadableSpan) -> Entry | None:
     """The request that the event span `span` asks for; None for any other span and for marked copies."""
-    attributes = span.attributes or {}
-    build = _BUILDERS.get(cast("str", attributes.get(semconv.EVENT)))
-    if build is None or attributes.get(semconv.COPY):
+    attributes = attributes_of(span)
+    event, build = _BUILDERS.get(attributes.get(semconv.EVENT, ""), _NO_EVENT)
+    if event is None or attributes.get(semconv.COPY):
         return None
-    return _Reader(span, attributes).entry(build)
+    reader = _Reader(span, attributes)
+    if not reader.session_id and event not in _AGENT_EVENTS:
+        return None
+    path, body, time_us = build(reader)
+    return Entry(
+        event=event,
+        event_id=reader.event_id,
+        path=path,
+        body=body,
+        agent_id=reader.agent_id,
+        time_us=time_us,
+        session_id=reader.session_id or None,
+        service=reader.service,
+        lacks=tuple(attributes.get(semconv.LACKS, ())),
+    )
 
 
 def complete(entry: Entry, *, agent_id: str | None, start_us: int | None) -> Entry:
@@ -40,17 +55,7 @@ def complete(entry: Entry, *, agent_id: str | None, start_us: int | None) -> Ent
         end_us = wire.parse_time(body["end_time"])
         body["start_time"] = wire.format_time(min(start_us, end_us))
         body["duration_seconds"] = _seconds(start_us, end_us)
-    return Entry(
-        event=entry.event,
-        event_id=entry.event_id,
-        path=entry.path,
-        body=body,
-        agent_id=body["agent_id"],
-        time_us=entry.time_us,
-        session_id=entry.session_id,
-        service=entry.service,
-        otlp=entry.otlp,
-    )
+    return entry._replace(body=body, agent_id=body["agent_id"], lacks=())
 
 
 def service_of(resource: Resource) -> Json:
@@ -66,61 +71,46 @@ def service_of(resource: Resource) -> Json:
 class _Reader:
     """One event span, read in the words of the requests."""
 
-    __slots__ = ("attributes", "end_us", "service", "session_id", "span", "start_us")
+    __slots__ = (
+        "agent_id",
+        "attributes",
+        "end_us",
+        "event_id",
+        "get",
+        "service",
+        "session_id",
+        "span",
+        "start_us",
+    )
 
     def __init__(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
         self.span = span
         self.attributes = attributes
+        self.get = get = attributes.get
         self.start_us = (span.start_time or 0) // 1000
         self.end_us = (span.end_time or 0) // 1000
         self.service = service_of(span.resource)
-        self.session_id: str = attributes.get(semconv.SESSION_ID) or attributes.get(
-            semconv.GEN_AI_CONVERSATION_ID, ""
-        )
+        self.session_id: str = get(semconv.SESSION_ID) or get(semconv.GEN_AI_CONVERSATION_ID) or ""
+        self.event_id: str = get(semconv.EVENT_ID) or self._derived_event_id()
+        self.agent_id: str = get(semconv.GEN_AI_AGENT_ID) or self._likely_agent_id()
 
-    def entry(self, build: Callable[[_Reader], tuple[str, Json, int]]) -> Entry | None:
-        if not self.session_id and build not in _AGENT_BUILDERS:
-            return None
-        path, body, time_us = build(self)
-        return Entry(
-            event=Event(self.attributes[semconv.EVENT]),
-            event_id=self.event_id,
-            path=path,
-            body=body,
-            agent_id=self.agent_id,
-            time_us=time_us,
-            session_id=self.session_id or None,
-            service=self.service,
-            lacks=tuple(self.attributes.get(semconv.LACKS, ())),
-        )
-
-    @property
-    def event_id(self) -> str:
-        minted = self.attributes.get(semconv.EVENT_ID)
-        return cast("str", minted) if minted else self._derived_event_id()
-
-    @property
-    def agent_id(self) -> str:
-        agent_id = self.attributes.get(semconv.GEN_AI_AGENT_ID)
-        if agent_id:
-            return cast("str", agent_id)
-        parsed = session_id.parse(self.session_id)
-        return parsed.agent_id if parsed else str(self.service["name"])
-
-    def get(self, key: str) -> Any:
-        return self.attributes.get(key)
-
-    def metadata(self, **marks: object) -> Json:
+    def metadata(self, marks: Json) -> Json:
         """The user's metadata with our mark, which a key of theirs cannot overwrite."""
-        text = self.attributes.get(semconv.METADATA)
+        text = self.get(semconv.METADATA)
         mark = {
             "event_id": self.event_id,
             "trace_id": f"{self.span.context.trace_id:032x}",
-            "origin": self.attributes.get(semconv.ORIGIN, Origin.CALL),
+            "origin": self.get(semconv.ORIGIN) or Origin.CALL,
             "service": self.service,
         }
-        mark.update((name, value) for name, value in marks.items() if value is not None)
-        return {**(_json_object(text) if text else {}), MARK: mark}
+        for name, value in marks.items():
+            if value is not None:
+                mark[name] = value
+        return {**_json_object(text), MARK: mark} if text else {MARK: mark}
+
+    def _likely_agent_id(self) -> str:
+        parsed = session_id.parse(self.session_id)
+        return parsed.agent_id if parsed else str(self.service["name"])
 
     def _derived_event_id(self) -> str:
         context = self.span.context
@@ -137,7 +127,7 @@ def _start(reader: _Reader) -> _Built:
         agent_id=reader.agent_id,
         start_time=wire.format_time(reader.start_us),
         user_id=reader.get(semconv.USER_ID),
-        metadata=reader.metadata(ttl_seconds=reader.get(semconv.TTL_SECONDS)),
+        metadata=reader.metadata({"ttl_seconds": reader.get(semconv.TTL_SECONDS)}),
     )
     return request.PATH, wire.to_json(request), reader.start_us
 
@@ -181,7 +171,7 @@ def _ended(reader: _Reader) -> _Built:
         if failed
         else None,
         message_count=reader.get(semconv.MESSAGE_COUNT),
-        metadata=reader.metadata(**_end_marks(reader)),
+        metadata=reader.metadata(_end_marks(reader)),
     )
     return request.PATH, wire.to_json(request), reader.end_us
 
@@ -196,19 +186,20 @@ def _expired(reader: _Reader) -> _Built:
         expiry_reason=cast(
             "Literal['server']", reader.get(semconv.EXPIRY_REASON) or ExpiryReason.TTL_TIMEOUT
         ),
-        metadata=reader.metadata(**_end_marks(reader)),
+        metadata=reader.metadata(_end_marks(reader)),
     )
     return request.PATH, wire.to_json(request), reader.end_us
 
 
 def _end_marks(reader: _Reader) -> Json:
-    last_activity_ns = reader.get(semconv.LAST_ACTIVITY_TIME)
+    get = reader.get
+    last_activity_ns = get(semconv.LAST_ACTIVITY_TIME)
     return {
-        "ended_by": reader.get(semconv.ENDED_BY) or EndedBy.CALL,
+        "ended_by": get(semconv.ENDED_BY) or EndedBy.CALL,
         "last_activity_time": wire.format_time(last_activity_ns // 1000) if last_activity_ns else None,
-        "idle_seconds": reader.get(semconv.IDLE_SECONDS),
-        "ungrouped": reader.get(semconv.UNGROUPED),
-        "error_type": reader.get(semconv.ERROR_TYPE),
+        "idle_seconds": get(semconv.IDLE_SECONDS),
+        "ungrouped": get(semconv.UNGROUPED),
+        "error_type": get(semconv.ERROR_TYPE),
     }
 
 
@@ -233,7 +224,7 @@ def _register(reader: _Reader) -> _Built:
         agent_id=reader.agent_id,
         registration_time=wire.format_time(reader.end_us),
         sdk_version=reader.get(semconv.AGENT_SDK_VERSION),
-        metadata=reader.metadata(),
+        metadata=reader.metadata({}),
     )
     return request.PATH, wire.to_json(request), reader.end_us
 
@@ -244,7 +235,7 @@ def _status(reader: _Reader) -> _Built:
         status=reader.get(semconv.AGENT_STATUS),
         timestamp=wire.format_time(reader.end_us),
         previous_status=reader.get(semconv.AGENT_PREVIOUS_STATUS),
-        metadata=reader.metadata(),
+        metadata=reader.metadata({}),
     )
     return request.PATH, wire.to_json(request), reader.end_us
 
@@ -295,13 +286,14 @@ def _read_service(attributes: Mapping[str, Any]) -> Json:
 _MAX_SERVICES = 1000
 _services: dict[int, tuple[Resource, Json]] = {}
 
-_BUILDERS: dict[str, Callable[[_Reader], _Built]] = {
-    Event.CONVERSATION_START: _start,
-    Event.CONVERSATION_TURN: _turn,
-    Event.CONVERSATION: _conversation,
-    Event.CONVERSATION_FEEDBACK: _feedback,
-    Event.AGENT_REGISTER: _register,
-    Event.AGENT_STATUS: _status,
-    Event.AGENT_ACTIVITY: _activity,
+_BUILDERS: dict[str, tuple[Event | None, Callable[[_Reader], _Built]]] = {
+    Event.CONVERSATION_START: (Event.CONVERSATION_START, _start),
+    Event.CONVERSATION_TURN: (Event.CONVERSATION_TURN, _turn),
+    Event.CONVERSATION: (Event.CONVERSATION, _conversation),
+    Event.CONVERSATION_FEEDBACK: (Event.CONVERSATION_FEEDBACK, _feedback),
+    Event.AGENT_REGISTER: (Event.AGENT_REGISTER, _register),
+    Event.AGENT_STATUS: (Event.AGENT_STATUS, _status),
+    Event.AGENT_ACTIVITY: (Event.AGENT_ACTIVITY, _activity),
 }
-_AGENT_BUILDERS = frozenset((_register, _status, _activity))
+_NO_EVENT: tuple[None, Callable[[_Reader], _Built]] = (None, _start)
+_AGENT_EVENTS = frozenset((Event.AGENT_REGISTER, Event.AGENT_STATUS, Event.AGENT_ACTIVITY))

@@ -17,8 +17,9 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.util import types
 
 from otel_agent_tracker import sdk_private, session_id
 from otel_agent_tracker.semconv import VERSION
@@ -87,7 +88,7 @@ class EventProvider:
 
     def _provider(self) -> TracerProvider:
         provider = TracerProvider(
-            sampler=ALWAYS_ON,
+            sampler=_RecordAll(),
             resource=self._resource or _host_resource(),
             shutdown_on_exit=False,
             id_generator=self._ids,
@@ -113,6 +114,32 @@ class _Ids(threading.local, IdGenerator):
         return self.next_span_id
 
 
+class _RecordAll(Sampler):
+    """ALWAYS_ON, but for what that one spends on every span to copy the attributes."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: trace.SpanKind | None = None,
+        attributes: types.Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: trace.TraceState | None = None,
+    ) -> SamplingResult:
+        return _Recorded(attributes)
+
+    def get_description(self) -> str:
+        return "AlwaysOnSampler"
+
+
+class _Recorded(SamplingResult):
+    def __init__(self, attributes: types.Attributes) -> None:
+        self.decision = Decision.RECORD_AND_SAMPLE
+        self.attributes = attributes
+        self.trace_state = None
+
+
 def _parent(trace_id: int, span_id: int | None) -> Context:
     """A Context of nothing but the parent: the ambient one must not reach an event span."""
     if span_id is None:
@@ -122,8 +149,11 @@ def _parent(trace_id: int, span_id: int | None) -> Context:
 
 
 def _ambient_link() -> Sequence[Link]:
-    ambient = trace.get_current_span().get_span_context()
-    return (Link(ambient),) if ambient.is_valid else ()
+    ambient = trace.get_current_span()
+    if ambient is trace.INVALID_SPAN:
+        return ()
+    span_context = ambient.get_span_context()
+    return (Link(span_context),) if span_context.is_valid else ()
 
 
 def _host_resource() -> Resource:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from contextvars import Token
+from typing import Any
 
 from opentelemetry import context
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
-__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "detach", "enable"]
+__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "attributes_of", "detach", "enable"]
 
 SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
     context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
 )
 """The Context key that keeps instrumentations away from our own traffic; without it, its documented text."""
+
+
+def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
+    """`span.attributes` as the plain dict behind it, to be read only.
+
+    The SDK's own mapping spends an exception on each attribute that is asked for and not there, on a caller's
+    thread. Without the private name a copy is made.
+    """
+    found = getattr(getattr(span, "_attributes", None), "_dict", None)
+    return found if isinstance(found, dict) else dict(span.attributes or {})
 
 
 def detach(token: Token[Context]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from hashlib import sha256
 from random import Random
 from typing import NamedTuple
@@ -58,11 +59,13 @@ def mint_span_id() -> int:
     return _random.getrandbits(64) or 1
 
 
+@lru_cache(maxsize=1024)  # a session's events come close together
 def trace_id(session_id: str) -> int:
     """The trace id that every event span of the session has."""
     return int.from_bytes(_digest(session_id)[:16], "big") or 1
 
 
+@lru_cache(maxsize=1024)
 def conversation_span_id(session_id: str, start_us: int) -> int:
     """The span id of the conversation that starts at `start_us` (Unix microseconds) in the session."""
     return int.from_bytes(_digest(session_id, str(start_us))[:8], "big") or 1

@@ -70,8 +70,7 @@ class ResponseTimeSummary:
     p95: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(NamedTuple):
     """One session as it was when it was read.
 
     `start_us` and `last_activity_us` are Unix microseconds; `last_access` is in seconds of the map's
