@@ -15,8 +15,7 @@ from otel_agent_tracker.exporter import TrackerSpanExporter
 from otel_agent_tracker.operations import AgentOperationsTracker, AsyncAgentOperationsTracker
 from otel_agent_tracker.processor import SessionSpanProcessor
 from otel_agent_tracker.scope import session
-from otel_agent_tracker.semconv import VERSION as __version__
-from otel_agent_tracker.semconv import AgentStatus, ConversationQuality
+from otel_agent_tracker.semconv import VERSION, AgentStatus, ConversationQuality
 from otel_agent_tracker.tracker import AgentPerformanceTracker, AsyncAgentPerformanceTracker, SessionInfo
 
 __all__ = [
@@ -40,3 +39,5 @@ __all__ = [
     "record_feedback",
     "session",
 ]
+
+__version__ = VERSION

@@ -1,4 +1,4 @@
-"""`AgentSpanProcessor`: sits on the host's provider, stamps session ids and tells open turns what is below them."""
+"""`AgentSpanProcessor`: on the host's provider it stamps session ids and tells open turns what is below them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class AgentSpanProcessor(SpanProcessor):
 
 
 def watch(provider: trace.TracerProvider | None = None) -> None:
-    """Put one `AgentSpanProcessor` on `provider`, by default the global one, if it is the SDK's; idempotent."""
+    """Put one `AgentSpanProcessor` on `provider` (the global one, if None) if it is the SDK's; idempotent."""
     provider = provider or trace.get_tracer_provider()
     add = getattr(provider, "add_span_processor", None)
     if add is None or getattr(provider, _MARK, False):

@@ -20,26 +20,23 @@ __all__ = [
     "positive_number",
     "quality",
     "seconds",
+    "session_identifier",
     "text",
 ]
 
 MAX_ID_LENGTH = 256
+MAX_SESSION_ID_LENGTH = MAX_ID_LENGTH + 64  # the longest agent id with what makes a session id of it
 _Member = TypeVar("_Member", bound=Enum)
 
 
 def identifier(name: str, value: object) -> str:
-    """An agent, session or user id: 1 to 256 characters, none of them a control character or surrogate."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not 0 < len(value) <= MAX_ID_LENGTH:
-        raise ValueError(f"{name} must have 1 to {MAX_ID_LENGTH} characters, not {len(value)}")
-    if value.isascii() and value.isprintable():
-        return value
-    if unfit := next(
-        (c for c in value if c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff"), None
-    ):
-        raise ValueError(f"{name} must not contain control characters or lone surrogates, but has {unfit!a}")
-    return value
+    """An agent or user id: 1 to 256 characters, none of them a control character or surrogate."""
+    return _identifier(name, value, MAX_ID_LENGTH)
+
+
+def session_identifier(name: str, value: object) -> str:
+    """A session id: as `identifier`, but of up to 320 characters, so that the longest agent id has sessions."""
+    return _identifier(name, value, MAX_SESSION_ID_LENGTH)
 
 
 def text(name: str, value: object) -> str:
@@ -122,3 +119,17 @@ def _type_or_value(name: str, value: object, accepted: str) -> Exception:
         if kind is ValueError
         else f"{name} must be {accepted}, not {type(value).__name__}"
     )
+
+
+def _identifier(name: str, value: object, longest: int) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not 0 < len(value) <= longest:
+        raise ValueError(f"{name} must have 1 to {longest} characters, not {len(value)}")
+    if value.isascii() and value.isprintable():
+        return value
+    if unfit := next(
+        (c for c in value if c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c <= "\udfff"), None
+    ):
+        raise ValueError(f"{name} must not contain control characters or lone surrogates, but has {unfit!a}")
+    return value

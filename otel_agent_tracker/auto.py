@@ -29,7 +29,7 @@ def install(
 
     Raises ValueError or TypeError for a URL or key that is not accepted.
     """
-    global _installed  # noqa: PLW0603 - one a process
+    global _installed
     tracker = AgentPerformanceTracker(base_url, api_key)
     with _lock:
         before, _installed = _installed, tracker
@@ -50,7 +50,10 @@ def record_feedback(
     name: str | None = None,
     agent_id: str | None = None,
 ) -> bool:
-    """`AgentPerformanceTracker.record_feedback` on the installed pipeline, made from the environment if none is."""
+    """`AgentPerformanceTracker.record_feedback` on the installed pipeline.
+
+    Without one, `install` is called first: the environment names the destination.
+    """
     return _tracker().record_feedback(
         session_id,
         quality_score,
@@ -72,7 +75,7 @@ def end_conversation(
     *,
     agent_id: str | None = None,
 ) -> bool:
-    """`AgentPerformanceTracker.end_conversation` on the installed pipeline, made from the environment if none is."""
+    """`AgentPerformanceTracker.end_conversation` on the installed pipeline, as `record_feedback`."""
     return _tracker().end_conversation(
         session_id, quality_score, user_feedback, message_count, metadata, agent_id=agent_id
     )

@@ -6,7 +6,9 @@ Logic is written once; the asynchronous forms only differ in the outermost line.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -17,12 +19,15 @@ from otel_agent_tracker import arguments, semconv, session_id
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.events import Ending, TurnReport
 from otel_agent_tracker.pipeline import Pipeline
-from otel_agent_tracker.scope import Attached, Scope, current_scope
+from otel_agent_tracker.scope import Attached, Scope, current_scope, with_scope
 from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
-from otel_agent_tracker.turns import Observed, current_turn_key
+from otel_agent_tracker.turns import Observed, with_observed
 
 __all__ = ["Conversation", "Turn"]
 
+_logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
+_host_told = False
 _Chunk = TypeVar("_Chunk")
 _CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
 
@@ -84,7 +89,7 @@ class Conversation:
         self.session_id = self._pipeline.events.start(
             self.agent_id, user_id=self._user_id, metadata=self._metadata
         )
-        self._attached = Attached.scope(Scope(self.session_id, self._user_id, self.agent_id))
+        self._attached = Attached(with_scope(Scope(self.session_id, self._user_id, self.agent_id)))
         return self
 
     def __exit__(
@@ -116,9 +121,9 @@ class Conversation:
 class Turn:
     """One request to the agent and its answer; its duration is the response time.
 
-    Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what frameworks
-    do nests in it. An exception makes the turn failed, a cancellation cancelled. It reports itself once, when the
-    block is left, or when the stream it was given has ended.
+    Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what
+    frameworks do nests in it. An exception makes the turn failed, a cancellation cancelled. It reports itself
+    once, when the block is left, or when the stream it was given has ended.
     """
 
     def __init__(
@@ -156,41 +161,32 @@ class Turn:
         self._status = TurnStatus.WAITING
 
     @overload
-    def stream(self, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]: ...
+    def stream(self, chunks: Iterable[_Chunk]) -> Iterator[_Chunk]: ...
     @overload
-    def stream(self, chunks: AsyncIterator[_Chunk]) -> AsyncIterator[_Chunk]: ...
+    def stream(self, chunks: AsyncIterable[_Chunk]) -> AsyncIterator[_Chunk]: ...
     def stream(
-        self, chunks: Iterator[_Chunk] | AsyncIterator[_Chunk]
+        self, chunks: Iterable[_Chunk] | AsyncIterable[_Chunk]
     ) -> Iterator[_Chunk] | AsyncIterator[_Chunk]:
         """The chunks, with the turn kept open until they end, are closed, or fail.
 
         The block may be left before; the first chunk's time is the time to first token.
         """
         self._streams += 1
-        return self._astream(chunks) if isinstance(chunks, AsyncIterator) else self._stream(iter(chunks))
+        if isinstance(chunks, AsyncIterable):
+            return self._astream(aiter(chunks))
+        return self._stream(iter(chunks))
 
     def __enter__(self) -> Turn:
         watch()
-        self._start_us = self._now_us()
         agent_id = self._agent_id or self._known_agent_id()
         parent = trace.get_current_span().get_span_context()
-        self._span = trace.get_tracer("otel_agent_tracker", VERSION).start_span(
-            f"invoke_agent {agent_id}",
-            attributes={
-                semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
-                semconv.GEN_AI_AGENT_NAME: agent_id,
-                semconv.GEN_AI_CONVERSATION_ID: self.session_id,
-                semconv.SESSION_ID: self.session_id,
-            },
-            links=[self._link_to_conversation()],
-        )
+        self._start_us = self._now_us()
+        self._span = self._start_span(agent_id)
         self.turn_id = _turn_id(self._span.get_span_context(), parent)
         self._span.set_attribute(semconv.TURN_ID, self.turn_id)
-        scope = Scope(self.session_id, self._user_id, agent_id)
-        self._attached = Attached.scope(scope)
-        inside = trace.set_span_in_context(self._span)
-        self._context = context.set_value(current_turn_key(), self._observed, inside)
-        self._attached_span = Attached(self._context)
+        scope = with_scope(Scope(self.session_id, self._user_id, agent_id))
+        self._context = with_observed(self._observed, trace.set_span_in_context(self._span, scope))
+        self._attached = Attached(self._context)
         return self
 
     def __exit__(
@@ -199,7 +195,6 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._attached_span.detach()
         if self._attached is not None:
             self._attached.detach()
         if error is not None:
@@ -267,6 +262,32 @@ class Turn:
         if not self._streams:
             self._report()
 
+    # --- the span, in which the host's own processors run --------------------------------------------------
+
+    def _start_span(self, agent_id: str) -> trace.Span:
+        try:
+            return trace.get_tracer("otel_agent_tracker", VERSION).start_span(
+                f"invoke_agent {agent_id}",
+                attributes={
+                    semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
+                    semconv.GEN_AI_AGENT_NAME: agent_id,
+                    semconv.GEN_AI_CONVERSATION_ID: self.session_id,
+                    semconv.SESSION_ID: self.session_id,
+                },
+                links=[self._link_to_conversation()],
+            )
+        except Exception:
+            _logger.exception("a span processor of the host raised; the turn is reported without a span")
+            return trace.INVALID_SPAN
+
+    def _end_span(self, status: TurnStatus, message: str | None) -> None:
+        try:
+            if status is TurnStatus.FAILED:
+                self._span.set_status(Status(StatusCode.ERROR, message))
+            self._span.end()
+        except Exception:
+            _logger.exception("a span processor of the host raised; the turn is reported all the same")
+
     # --- the report -----------------------------------------------------------------------------------------
 
     def _take_in(self, error: BaseException) -> None:
@@ -281,9 +302,7 @@ class Turn:
         self._reported = True
         status, error = self._outcome()
         end_us = self._now_us()
-        if status is TurnStatus.FAILED:
-            self._span.set_status(Status(StatusCode.ERROR, error.get("error_message")))
-        self._span.end()
+        self._end_span(status, error.get("error_message"))
         first = self._first_chunk_us
         self._pipeline.events.turn(
             self.session_id,
@@ -321,6 +340,18 @@ class Turn:
         config = self._pipeline.config
         return parsed.agent_id if parsed else config.agent_id or config.service_name
 
+    def _start_span(self, agent_id: str) -> trace.Span:
+        return trace.get_tracer("otel_agent_tracker", VERSION).start_span(
+            f"invoke_agent {agent_id}",
+            attributes={
+                semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
+                semconv.GEN_AI_AGENT_NAME: agent_id,
+                semconv.GEN_AI_CONVERSATION_ID: self.session_id,
+                semconv.SESSION_ID: self.session_id,
+            },
+            links=[self._link_to_conversation()],
+        )
+
     def _link_to_conversation(self) -> Link:
         live = self._pipeline.sessions.get(self.session_id)
         span_id = session_id.conversation_span_id(self.session_id, live.start_us if live else 0)
@@ -331,6 +362,18 @@ class Turn:
 
     def _now_us(self) -> int:
         return self._pipeline.clock.time_ns() // 1000
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Processors and samplers of the host run inside: a mistake of theirs costs the turn its span, no more."""
+    global _host_told  # noqa: PLW0603 - once a process is enough
+    try:
+        yield
+    except Exception as error:
+        if not _host_told:
+            _host_told = True
+            _logger.warning("the host's tracing failed, a turn has no span: %r", error, exc_info=True)
 
 
 def _failure(error: BaseException | str) -> dict[str, Any]:
@@ -352,7 +395,7 @@ def _message(error: BaseException) -> str:
     """The exception's text; an exception whose text raises still has a name."""
     try:
         return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001 - the host's code runs here
+    except Exception:  # noqa: BLE001 - the host's own code runs here, and whatever it raises is not ours to pass on
         return type(error).__name__
 
 

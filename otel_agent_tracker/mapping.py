@@ -232,7 +232,7 @@ def _register(reader: _Reader) -> _Built:
 def _status(reader: _Reader) -> _Built:
     request = wire.AgentStatusReport(
         agent_id=reader.agent_id,
-        status=reader.get(semconv.AGENT_STATUS),
+        status=cast("Literal['active']", reader.get(semconv.AGENT_STATUS)),
         timestamp=wire.format_time(reader.end_us),
         previous_status=reader.get(semconv.AGENT_PREVIOUS_STATUS),
         metadata=reader.metadata({}),

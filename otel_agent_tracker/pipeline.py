@@ -238,7 +238,7 @@ def acquire(config: Config) -> Pipeline:
 
 def substitute(pipeline: Pipeline | None) -> None:
     """Give `pipeline` to everyone who asks for any, until None is set: for users' tests."""
-    global _substitute  # noqa: PLW0603 - the registry of this process is a module's
+    global _substitute
     _substitute = pipeline
 
 
@@ -275,7 +275,7 @@ def _otlp_encoder() -> Callable[[ReadableSpan], bytes]:
 
 
 def _after_fork_in_child() -> None:
-    global _registry_lock  # noqa: PLW0603 - another thread may have held it in the parent
+    global _registry_lock
     _registry_lock = threading.Lock()
     for pipeline in _pipelines:
         pipeline.after_fork_in_child()

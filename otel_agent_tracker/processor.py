@@ -45,7 +45,7 @@ class SessionSpanProcessor(SpanProcessor):
             session_id,
             attributes.get(semconv.GEN_AI_AGENT_ID) or "",
             user_id=attributes.get(semconv.USER_ID),
-            origin=_ORIGINS.get(attributes.get(semconv.ORIGIN), Origin.CALL),
+            origin=_ORIGINS.get(attributes.get(semconv.ORIGIN, ""), Origin.CALL),
             start_us=(span.start_time or 0) // 1000,
         )
 

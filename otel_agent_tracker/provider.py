@@ -136,7 +136,7 @@ class _RecordAll(Sampler):
 class _Recorded(SamplingResult):
     def __init__(self, attributes: types.Attributes) -> None:
         self.decision = Decision.RECORD_AND_SAMPLE
-        self.attributes = attributes
+        self.attributes = attributes  # type: ignore[assignment]  # any mapping will do; a proxy would cost a copy
         self.trace_state = None
 
 

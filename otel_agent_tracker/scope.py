@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 
 from otel_agent_tracker import arguments, sdk_private
 
-__all__ = ["Attached", "Scope", "current_scope", "session"]
+__all__ = ["Attached", "Scope", "current_scope", "session", "with_scope"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _KEY = context.create_key("agent-tracker-scope")
@@ -35,6 +35,11 @@ def current_scope(of: Context | None = None) -> Scope | None:
     return cast("Scope | None", context.get_value(_KEY, of))
 
 
+def with_scope(scope: Scope) -> Context:
+    """The current Context, with `scope` in it."""
+    return context.set_value(_KEY, scope)
+
+
 class Attached:
     """Makes a Context current, and the one before it again; in another task too it neither logs nor leaks."""
 
@@ -42,11 +47,6 @@ class Attached:
         self._attached = attached
         self._before = context.get_current()
         self._token: Token[Context] | None = context.attach(attached)
-
-    @classmethod
-    def scope(cls, scope: Scope) -> Attached:
-        """Make `scope` the current one."""
-        return cls(context.set_value(_KEY, scope))
 
     def detach(self) -> None:
         """Go back; idempotent."""
@@ -67,14 +67,14 @@ class session:  # noqa: N801 - a context manager that reads as a word
 
     def __init__(self, session_id: str, user_id: str | None = None, agent_id: str | None = None) -> None:
         self._scope = Scope(
-            arguments.identifier("session_id", session_id),
+            arguments.session_identifier("session_id", session_id),
             None if user_id is None else arguments.identifier("user_id", user_id),
             None if agent_id is None else arguments.identifier("agent_id", agent_id),
         )
         self._attached: list[Attached] = []
 
     def __enter__(self) -> session:
-        self._attached.append(Attached.scope(self._scope))
+        self._attached.append(Attached(with_scope(self._scope)))
         return self
 
     def __exit__(
@@ -102,7 +102,7 @@ class session:  # noqa: N801 - a context manager that reads as a word
         if inspect.iscoroutinefunction(function):
 
             async def run_async(*args: Any, **kwargs: Any) -> Any:
-                attached = Attached.scope(scope)
+                attached = Attached(with_scope(scope))
                 try:
                     return await function(*args, **kwargs)
                 finally:
@@ -112,7 +112,7 @@ class session:  # noqa: N801 - a context manager that reads as a word
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            attached = Attached.scope(scope)
+            attached = Attached(with_scope(scope))
             try:
                 return function(*args, **kwargs)
             finally:

@@ -7,7 +7,7 @@ from typing import Any
 from opentelemetry import context
 from opentelemetry.context import Context
 
-__all__ = ["Observed", "current_turn_key", "observed_in"]
+__all__ = ["Observed", "observed_in", "with_observed"]
 
 _KEY = context.create_key("agent-tracker-turn")
 
@@ -34,9 +34,9 @@ class Observed:
         self.failure = {"error_type": error_type, "error_message": message}
 
 
-def current_turn_key() -> str:
-    """The Context key under which an open turn keeps its `Observed`."""
-    return _KEY
+def with_observed(observed: Observed, of: Context) -> Context:
+    """The Context `of`, with an open turn in it that sees what `observed` is told."""
+    return context.set_value(_KEY, observed, of)
 
 
 def observed_in(of: Context | None) -> Observed | None:

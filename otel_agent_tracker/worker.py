@@ -110,7 +110,7 @@ class Worker:
         """One cycle; the boundary at which trouble of the disk, or a mistake of ours, ends."""
         try:
             return self._cycle()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nothing may end this thread but its own stop
             self._tell_trouble(error)
             self._reopen_later()
             return TROUBLE_INTERVAL
