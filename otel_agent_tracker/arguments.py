@@ -35,7 +35,7 @@ def identifier(name: str, value: object) -> str:
 
 
 def session_identifier(name: str, value: object) -> str:
-    """A session id: as `identifier`, but of up to 320 characters, so that the longest agent id has sessions."""
+    """A session id: as `identifier`, but of up to 320 characters, so that every agent id can have one."""
     return _identifier(name, value, MAX_SESSION_ID_LENGTH)
 
 

@@ -30,7 +30,7 @@ class Query(NamedTuple):
 
 def session(session_id: str) -> Query:
     """A session's newest conversation; ids that no path can carry go as a query."""
-    segment = path_segment(arguments.identifier("session_id", session_id))
+    segment = path_segment(arguments.session_identifier("session_id", session_id))
     if segment is None:
         return Query("/conversations", {"session_id": session_id})
     return Query(f"/conversations/{segment}", {})

@@ -60,7 +60,7 @@ class _Conversations:
         """A block for one turn of a session, for example in a web handler; opens the session if need be."""
         return Turn(
             self._pipeline,
-            arguments.identifier("session_id", session_id),
+            arguments.session_identifier("session_id", session_id),
             agent_id=arguments.optional_identifier("agent_id", agent_id),
             user_id=arguments.optional_identifier("user_id", user_id),
         )
@@ -91,7 +91,7 @@ class _Conversations:
             metadata=arguments.mapping("metadata", metadata),
             agent_id=arguments.optional_identifier("agent_id", agent_id),
         )
-        return self._pipeline.events.end(arguments.identifier("session_id", session_id), ending)
+        return self._pipeline.events.end(arguments.session_identifier("session_id", session_id), ending)
 
     def _record_failed_session(
         self,
@@ -108,7 +108,7 @@ class _Conversations:
             metadata=arguments.mapping("metadata", metadata),
             agent_id=arguments.optional_identifier("agent_id", agent_id),
         )
-        return self._pipeline.events.end(arguments.identifier("session_id", session_id), ending)
+        return self._pipeline.events.end(arguments.session_identifier("session_id", session_id), ending)
 
     def _record_feedback(
         self,
@@ -128,7 +128,7 @@ class _Conversations:
         if thumbs not in (None, "up", "down"):
             raise ValueError(f"thumbs must be 'up' or 'down', not {thumbs!r}")
         self._pipeline.events.feedback(
-            arguments.identifier("session_id", session_id),
+            arguments.session_identifier("session_id", session_id),
             source=arguments.member("source", source, FeedbackSource),
             score=None if quality_score is None else arguments.quality("quality_score", quality_score),
             thumbs=thumbs,
@@ -140,10 +140,12 @@ class _Conversations:
         return True
 
     def _touch_session(self, session_id: str) -> bool:
-        return self._pipeline.sessions.touch(arguments.identifier("session_id", session_id))
+        return self._pipeline.sessions.touch(arguments.session_identifier("session_id", session_id))
 
     def _session_ttl_remaining(self, session_id: str) -> float | None:
-        seconds = self._pipeline.sessions.remaining_seconds(arguments.identifier("session_id", session_id))
+        seconds = self._pipeline.sessions.remaining_seconds(
+            arguments.session_identifier("session_id", session_id)
+        )
         return None if seconds is None else seconds / _HOUR
 
     def _set_session_ttl(self, hours: float) -> None:
@@ -159,7 +161,7 @@ class _Conversations:
         }
 
     def _live_session(self, session_id: str) -> SessionInfo | None:
-        session = self._pipeline.sessions.get(arguments.identifier("session_id", session_id))
+        session = self._pipeline.sessions.get(arguments.session_identifier("session_id", session_id))
         if session is None:
             return None
         idle_seconds = self._pipeline.clock.monotonic() - session.last_access
