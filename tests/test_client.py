@@ -43,9 +43,9 @@ from otel_agent_tracker.client import (
 from otel_agent_tracker.client.answers import retry_after_seconds
 from otel_agent_tracker.client.calls import Call, Tracker
 from otel_agent_tracker.exceptions import TrackerUnavailable
+from otel_agent_tracker.queries import path_segment
 from otel_agent_tracker.semconv import VERSION
 from otel_agent_tracker.wire import Capabilities
-from otel_agent_tracker.queries import path_segment
 from tests.scripted_server import (
     Action,
     Connection,
@@ -968,6 +968,28 @@ def test_a_query_without_an_answer_raises(action: Action) -> None:
             asyncio.run(get_with_twin(server.url))
     if action is not UNAVAILABLE[9]:  # the words of a broken connection are the network library's
         assert str(caught.value) == str(caught_by_twin.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "deleted"), [(204, True), (200, True), (404, False), (405, False), (501, False)]
+)
+def test_a_deletion_says_whether_it_was_done(status: int, deleted: bool) -> None:
+    """A tracker that does not know the session, or offers no deletion, is no trouble."""
+    with ScriptedServer(reply(status)) as server, a_client(server.url) as client:
+        assert client.delete("/conversations", {"session_id": "a/b"}) is deleted
+        [request] = server.requests
+    assert (request.method, request.path, request.query) == (
+        "DELETE",
+        "/conversations",
+        {"session_id": ["a/b"]},
+    )
+
+
+@pytest.mark.parametrize("action", [reply(401), reply(302), reply(422), reply(503), html(), reset()])
+def test_a_deletion_without_an_answer_raises(action: Action) -> None:
+    """So nobody takes silence for a deletion."""
+    with ScriptedServer(action) as server, a_client(server.url) as client, pytest.raises(TrackerUnavailable):
+        client.delete("/conversations/x")
 
 
 async def get_with_twin(url: str, timeout_seconds: float = 5.0) -> dict[str, object] | None:

@@ -15,7 +15,9 @@ from opentelemetry import context as otel_context
 from otel_agent_tracker.arguments import positive_number
 from otel_agent_tracker.client.answers import (
     Answer,
+    Delivered,
     Misconfigured,
+    NotOffered,
     Result,
     Retry,
     batch_results,
@@ -97,6 +99,17 @@ class TrackerClient:
         Raises TrackerUnavailable for every other answer, for none in time, and after `close`.
         """
         return _query_result(self._ask(self._tracker.call("GET", path, query=query)))
+
+    def delete(self, path: str, query: Query | None = None) -> bool:
+        """Delete what is at `path`; False where the tracker knows no such thing, or does not offer to.
+
+        Raises TrackerUnavailable for every other answer, for none in time, and after `close`.
+        """
+        answer = self._ask(self._tracker.call("DELETE", path, query=query))
+        result = single_result(answer) if isinstance(answer, Answer) else answer
+        if not isinstance(result, Delivered | NotOffered):
+            raise TrackerUnavailable(result.reason)
+        return isinstance(result, Delivered)
 
     def close(self) -> None:
         """Close all connections; what is under way ends at once, and later requests are `Retry`."""

@@ -187,6 +187,18 @@ def get_conversation(session_id: str, store: TheStore, project_id: ProjectId) ->
     return _found(store.conversations.get(project_id, session_id), "session_id")
 
 
+@router.delete("/conversations", status_code=204)
+def delete_conversations_by_query(session_id: str, store: TheStore, project_id: ProjectId) -> None:
+    """Delete a session, by an id that no path can carry."""
+    _found(store.erase(project_id, session_id) or None, "session_id")
+
+
+@router.delete("/conversations/{session_id:path}", status_code=204)
+def delete_conversations(session_id: str, store: TheStore, project_id: ProjectId) -> None:
+    """Delete a session: its conversations, turns and feedback, and what was reported of them."""
+    _found(store.erase(project_id, session_id) or None, "session_id")
+
+
 # --- agents -------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from otel_agent_tracker.server.arrivals import Arrival
 from otel_agent_tracker.server.conversations import Conversations
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.derivation import silence_us
+from otel_agent_tracker.server.erasure import erase
 from otel_agent_tracker.server.figures import Figures
 from otel_agent_tracker.server.ingest import ingest
 from otel_agent_tracker.server.keys import DEFAULT_PROJECT, Keys
@@ -47,6 +48,11 @@ class Store:
         """Keep what arrived, all in one transaction; for each why it was refused, or None."""
         with self._database.writing() as connection:
             return ingest(connection, project_id, arrived, self._now_us())
+
+    def erase(self, project_id: int, session_id: str) -> bool:
+        """Delete all that is known of a session; False if nothing is."""
+        with self._database.writing() as connection:
+            return erase(connection, project_id, session_id)
 
     def end_silent(self, now_us: int | None = None) -> int:
         """End the open conversations of which nothing was heard for too long; how many there were."""
