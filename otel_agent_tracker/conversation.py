@@ -265,8 +265,9 @@ class Turn:
     # --- the span, in which the host's own processors run --------------------------------------------------
 
     def _start_span(self, agent_id: str) -> trace.Span:
-        try:
-            return trace.get_tracer("otel_agent_tracker", VERSION).start_span(
+        span = trace.INVALID_SPAN
+        with _guarded():
+            span = trace.get_tracer("otel_agent_tracker", VERSION).start_span(
                 f"invoke_agent {agent_id}",
                 attributes={
                     semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
@@ -276,17 +277,13 @@ class Turn:
                 },
                 links=[self._link_to_conversation()],
             )
-        except Exception:
-            _logger.exception("a span processor of the host raised; the turn is reported without a span")
-            return trace.INVALID_SPAN
+        return span
 
     def _end_span(self, status: TurnStatus, message: str | None) -> None:
-        try:
+        with _guarded():
             if status is TurnStatus.FAILED:
                 self._span.set_status(Status(StatusCode.ERROR, message))
             self._span.end()
-        except Exception:
-            _logger.exception("a span processor of the host raised; the turn is reported all the same")
 
     # --- the report -----------------------------------------------------------------------------------------
 
@@ -340,18 +337,6 @@ class Turn:
         config = self._pipeline.config
         return parsed.agent_id if parsed else config.agent_id or config.service_name
 
-    def _start_span(self, agent_id: str) -> trace.Span:
-        return trace.get_tracer("otel_agent_tracker", VERSION).start_span(
-            f"invoke_agent {agent_id}",
-            attributes={
-                semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
-                semconv.GEN_AI_AGENT_NAME: agent_id,
-                semconv.GEN_AI_CONVERSATION_ID: self.session_id,
-                semconv.SESSION_ID: self.session_id,
-            },
-            links=[self._link_to_conversation()],
-        )
-
     def _link_to_conversation(self) -> Link:
         live = self._pipeline.sessions.get(self.session_id)
         span_id = session_id.conversation_span_id(self.session_id, live.start_us if live else 0)
@@ -367,7 +352,7 @@ class Turn:
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Processors and samplers of the host run inside: a mistake of theirs costs the turn its span, no more."""
-    global _host_told  # noqa: PLW0603 - once a process is enough
+    global _host_told
     try:
         yield
     except Exception as error:
