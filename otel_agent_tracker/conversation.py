@@ -181,7 +181,7 @@ class Turn:
         agent_id = self._agent_id or self._known_agent_id()
         parent = trace.get_current_span().get_span_context()
         self._start_us = self._now_us()
-        self._span = self._start_span(agent_id)
+        self._start_span(agent_id)
         self.turn_id = _turn_id(self._span.get_span_context(), parent)
         self._span.set_attribute(semconv.TURN_ID, self.turn_id)
         scope = with_scope(Scope(self.session_id, self._user_id, agent_id))
@@ -264,10 +264,9 @@ class Turn:
 
     # --- the span, in which the host's own processors run --------------------------------------------------
 
-    def _start_span(self, agent_id: str) -> trace.Span:
-        span = trace.INVALID_SPAN
+    def _start_span(self, agent_id: str) -> None:
         with _guarded():
-            span = trace.get_tracer("otel_agent_tracker", VERSION).start_span(
+            self._span = trace.get_tracer("otel_agent_tracker", VERSION).start_span(
                 f"invoke_agent {agent_id}",
                 attributes={
                     semconv.GEN_AI_OPERATION_NAME: "invoke_agent",
@@ -277,7 +276,6 @@ class Turn:
                 },
                 links=[self._link_to_conversation()],
             )
-        return span
 
     def _end_span(self, status: TurnStatus, message: str | None) -> None:
         with _guarded():
