@@ -52,7 +52,7 @@ def main(quick: bool, only: tuple[str, ...], peers: bool, file: Path | None) -> 
     Console().print(table(raw))
 
 
-def _merge(file: Path, raw: Mapping[str, float], quick: bool) -> None:
+def _merge(file: Path, raw: dict[str, float], quick: bool) -> None:
     before = json.loads(file.read_text())["raw"] if file.exists() else {}
     file.write_text(json.dumps({"machine": _machine(quick), "raw": before | raw}, indent=2) + "\n")
 

@@ -1,0 +1,130 @@
+"""docs/benchmarks.md and its plot, of the numbers that ``python -m benchmarks --json FILE`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.__main__ import cells
+from benchmarks.figures import rows
+
+__all__ = ["main", "page", "plot"]
+
+_DOCS = Path(__file__).parent.parent / "docs"
+_BARS = (
+    ("plain SDK span", "caller.plain.start_end.p50", "caller.plain.start_end.p50"),
+    ("otel-agent-tracker, in memory", "caller.memory.start_end.p50", "caller.plain.start_end.p50"),
+    ("otel-agent-tracker, on disk", "caller.disk.start_end.p50", "caller.plain.start_end.p50"),
+    ("… with 1 KB of metadata", "caller.disk.metadata.p50", "caller.plain.metadata.p50"),
+    ("agentops", "agentops.agentops.start_end.p50", "agentops.plain.start_end.p50"),
+    ("langfuse", "langfuse.langfuse.start_end.p50", "langfuse.plain.start_end.p50"),
+    ("logfire", "logfire.logfire.start_end.p50", "logfire.plain.start_end.p50"),
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.option("--docs", type=click.Path(path_type=Path), default=_DOCS, help="The folder to write to.")
+def main(file: Path, docs: Path) -> None:
+    """Write benchmarks.md and benchmarks.svg from FILE."""
+    measured = json.loads(file.read_text())
+    docs.joinpath("benchmarks.md").write_text(page(measured["machine"], measured["raw"]))
+    docs.joinpath("benchmarks.svg").write_text(plot(_bars(measured["raw"])))
+
+
+def page(machine: Mapping[str, Any], raw: Mapping[str, float]) -> str:
+    """The page as Markdown."""
+    lines = [_HEAD.format(**machine)]
+    for group, members in groupby(rows(raw), key=lambda row: row.figure.group):
+        lines += [f"\n### {group}\n", "| what | value | ratio | budget | |", "|---|---:|---:|---:|---|"]
+        lines += [f"| {' | '.join((row.figure.what, *cells(row)))} |" for row in members]
+    return "\n".join([*lines, _TAIL])
+
+
+def _bars(raw: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    for name, key, baseline in _BARS:
+        if key in raw and raw.get(baseline):
+            yield name, raw[key] / raw[baseline]
+
+
+def plot(bars: Iterator[tuple[str, float]] | Sequence[tuple[str, float]]) -> str:
+    """A bar for each, in multiples of the first, as SVG."""
+    shown = list(bars)
+    scale = 420 / max(length for _, length in shown)
+    height = 30 * len(shown) + 40
+    body = "\n".join(_bar(number, name, ratio, scale) for number, (name, ratio) in enumerate(shown))
+    return _SVG.format(height=height, body=body)
+
+
+def _bar(number: int, name: str, ratio: float, scale: float) -> str:
+    top, width = 34 + 30 * number, ratio * scale
+    colour = "#2f6f9f" if name.startswith(("otel-agent-tracker", "…")) else "#a9b4bd"
+    return (
+        f'<text x="220" y="{top + 15}" text-anchor="end">{escape(name)}</text>'
+        f'<rect x="230" y="{top}" width="{width:.1f}" height="20" fill="{colour}"/>'
+        f'<text x="{236 + width:.1f}" y="{top + 15}">{ratio:.1f}</text>'
+    )
+
+
+_HEAD = """# Benchmarks
+
+What tracking costs the agent that is tracked, and what it can carry. Absolute numbers depend on the machine, so
+the budgets are ratios to what people know: one span of the plain OpenTelemetry SDK (four attributes at its start,
+three set) through `BatchSpanProcessor` and the OTLP/HTTP exporter, the same spans of other tools, and code that
+posts to the tracker itself. Ours and its yardstick run in alternating blocks of one process, so that noise falls
+on both; what each leaves to its background thread is waited for between the blocks and not counted.
+
+![Cost to the caller at the median, in multiples of one plain SDK span](benchmarks.svg)
+
+Measured on {system}, {processors} processors, Python {python}, opentelemetry-sdk {opentelemetry}.
+"""
+
+_TAIL = """
+## How to run them
+
+```console
+$ make bench
+```
+
+is
+
+```console
+$ python -m benchmarks.peers              # langfuse, logfire and agentops, each into an environment of its own
+$ python -m benchmarks --json benchmarks.json
+$ python -m benchmarks.report benchmarks.json
+```
+
+`python -m benchmarks --quick` takes about two minutes; `--only caller` runs one measurement; `--no-peers` leaves
+the other tools out. Everything talks to a sink on the loopback that acknowledges and counts: a lost or doubled
+event fails the measurement.
+
+## What is compared with what
+
+| tool | what stands for start and end of a conversation |
+|---|---|
+| otel-agent-tracker | `start_conversation`, `end_conversation` with a quality: two events, on disk on return |
+| plain SDK | one span with seven attributes, in memory |
+| langfuse | an agent observation with one metadata field, a score on its trace, in memory |
+| logfire | a span with three attributes and one set, in memory |
+| agentops | a trace, in memory |
+
+A row about exit is the time from a program's last line to the end of its process, after 100 conversations and
+with a backend that accepts connections and never answers. 60 s stands for a minute or more: the process was
+ended then.
+"""
+
+_SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font-family="sans-serif" font-size="13">
+<rect width="720" height="{height}" fill="#ffffff"/>
+<text x="10" y="20" font-weight="bold">Cost to the caller at the median; 1 = one span of the plain SDK</text>
+{body}
+</svg>
+"""
+
+if __name__ == "__main__":
+    main()
