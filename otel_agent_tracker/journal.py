@@ -25,7 +25,7 @@ from threading import RLock
 
 from otel_agent_tracker import frames, session_id
 from otel_agent_tracker.frames import ReadResult
-from otel_agent_tracker.segment import DISK_SUPPORTED, SUFFIX, Segment, adopt_dead
+from otel_agent_tracker.segment import DISK_SUPPORTED, SUFFIX, WARM_BYTES, Segment, adopt_dead
 
 __all__ = ["DISK_SUPPORTED", "Journal", "JournalCounters", "MemoryJournal", "ReadResult", "Segment"]
 
@@ -35,7 +35,7 @@ _SPARES = 2
 _MOST_UNREAD = 64  # bounds disk and descriptors should the worker be stuck
 _MOST_ADOPTED = 64
 _RETRIES = 2
-_LONGEST_WAIT = 0.05  # what a host's thread may wait on us, in seconds
+_LONGEST_WAIT = 0.03  # what a host's thread may wait on us, in seconds
 
 
 @dataclass(slots=True)
@@ -411,11 +411,21 @@ class Journal(MemoryJournal):
 
     def _make_spares(self) -> None:
         while not self._closed and len(self._spares) < _SPARES:
-            with self._as_maker():  # to the end: names must be in the order in which segments are written
+            with (
+                self._as_maker()
+            ):  # until it is in its place: segments are written in the order of their names
                 segment = self._make()
-                segment.warm()
                 with self._alone():
                     self._spares.append(segment)
+            self._warm(segment)
+
+    def _warm(self, segment: Segment) -> None:
+        """Touch a spare in small steps, between which other threads run, until it is needed."""
+        for start in range(0, segment.size, WARM_BYTES):
+            with self._alone():
+                if not segment.warm(start):
+                    return
+            time.sleep(0)  # hands over the GIL, which a waiting thread would otherwise get after 5 ms
 
     def _move_ring_to_disk(self) -> None:
         while self._ring:

@@ -112,10 +112,12 @@ def test_a_refused_segment_leaves_nothing(
 
 
 def test_warming_changes_nothing(make: Make) -> None:
-    """Every page is touched, none is altered, whatever the size."""
-    warmed = make(size=3 * 4096 * 32 + 5000)
-    warmed.warm()
+    """Every page of a new segment is touched, whatever its size; one that is written to is left alone."""
+    warmed = make(size=segment.WARM_BYTES + 5000)
+    starts = [0, segment.WARM_BYTES, 2 * segment.WARM_BYTES]
+    assert [warmed.warm(start) for start in starts] == [True, True, False]
     put(warmed, b"event")
+    assert not warmed.warm(0)
     assert warmed.read(0).payloads == [b"event"]
 
 
@@ -267,7 +269,7 @@ def no_fallocate(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_preallocation_frames_are_written(make: Make, adopt: Callable[..., list[Segment]]) -> None:
     """Where mapping is not safe the same frames are written, and adopted, as elsewhere."""
     written = make(size=200)
-    written.warm()
+    assert not written.warm(0)
     put(written, b"x" * 88, b"y" * 88)
     assert not written.write(b"", 0)
     assert written.read(0) == ReadResult([b"x" * 88, b"y" * 88], 200, 0)
