@@ -26,7 +26,6 @@ from otel_agent_tracker.turns import Observed, with_observed
 __all__ = ["Conversation", "Turn"]
 
 _logger = logging.getLogger(__name__)
-_logger = logging.getLogger(__name__)
 _host_told = False
 _Chunk = TypeVar("_Chunk")
 _CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
