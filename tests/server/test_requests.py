@@ -150,7 +150,7 @@ GOOD = wire.to_json(end("s1", 60))
     [
         {"session_id": ""},
         {"session_id": "a\nb"},
-        {"session_id": "x" * 257},
+        {"session_id": "x" * 321},
         {"session_id": 5},
         {"agent_id": None},
         {"start_time": "yesterday"},
