@@ -13,7 +13,7 @@ help: ## Show what there is to make
 setup: $(READY) ## Make .venv and install everything into it
 
 demo: $(READY) ## Run agents against a tracker and show its page (ARGS=--exit leaves at once)
-	@$(BIN)/python -m otel_agent_tracker.demo $(ARGS)
+	@$(BIN)/otel-agent-tracker demo $(ARGS)
 
 test: $(READY) ## Run all tests (ARGS are pytest's)
 	@$(BIN)/python -m pytest $(ARGS)
