@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import sha256
 from math import isfinite
 from typing import Any, NamedTuple, cast
@@ -17,7 +16,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from otel_agent_tracker import outcome, wire
-from otel_agent_tracker.arguments import count, identifier, quality
+from otel_agent_tracker.arguments import count, identifier, quality, session_identifier
 from otel_agent_tracker.session_id import turn_event_id
 
 __all__ = ["Arrival", "Service", "UnknownPath", "arrive", "fill", "read", "read_batch_event", "restore"]
@@ -55,12 +54,16 @@ class Service(NamedTuple):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One request that was read; `event` is what it tells the outcome rules, None for an agent's."""
+    """One request that was read; `event` is what it tells the outcome rules, None for an agent's.
+
+    `body` is the request as JSON text, as far as this release knows its fields.
+    """
 
     event_id: str
     request: wire.Request
+    body: str
     time_us: int
     event: outcome.Event | None
     service: Service
@@ -80,11 +83,6 @@ class Arrival:
         """The agent that it tells of."""
         return getattr(self.request, "agent_id", None)
 
-    @cached_property
-    def body(self) -> str:
-        """The request as JSON text."""
-        return orjson.dumps(wire.to_json(self.request), option=orjson.OPT_SORT_KEYS).decode()
-
 
 def read(path: str, body: bytes | str | Json, event_id: str, service: Service) -> Arrival:
     """Check and read a request; raises ValueError with what was wrong, `UnknownPath` for an unknown path."""
@@ -103,16 +101,17 @@ def arrive(request: wire.Request, event_id: str | None, service: Service | None 
     for name, rule in _RULES[type(request)]:
         if (value := getattr(request, name)) is not None:
             rule(name, value)
+    body = _write(request)
     ours = _ours(request)
-    event_id = identifier("event_id", event_id or _said_event_id(ours) or _derived_event_id(request))
-    told = Service.read(getattr(request, "service", None) or ours.get("service"))
+    event_id = identifier("event_id", event_id or _said_event_id(ours) or _derived_event_id(request, body))
     event = _event(request, event_id)
     return Arrival(
         event_id=event_id,
         request=request,
+        body=body.decode(),
         time_us=_time_us(request, event),
         event=event,
-        service=service.filled_by(told) if service else told,
+        service=_told_service(request, ours, service),
     )
 
 
@@ -155,18 +154,37 @@ def _ours(request: wire.Request) -> Json:
     return ours if isinstance(ours, dict) else {}
 
 
+def _write(request: wire.Request) -> bytes:
+    """The request as JSON; raises ValueError for what is nested so deep that answers could not hold it."""
+    fields = wire.to_json(request)
+    try:
+        body = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        raise ValueError(_TOO_DEEP) from None
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deep(fields):
+        raise ValueError(_TOO_DEEP)
+    return body
+
+
+def _told_service(request: wire.Request, ours: Json, service: Service | None) -> Service:
+    """What came beside the request goes before what it holds itself."""
+    if service and None not in service:
+        return service
+    told = Service.read(getattr(request, "service", None) or ours.get("service"))
+    return service.filled_by(told) if service else told
+
+
 def _said_event_id(ours: Json) -> str | None:
     event_id = ours.get("event_id")
     return event_id if isinstance(event_id, str) else None
 
 
-def _derived_event_id(request: wire.Request) -> str:
+def _derived_event_id(request: wire.Request, body: bytes) -> str:
     match request:
         case wire.ConversationTurn():
             return turn_event_id(request.turn_id)
         case wire.ConversationFeedback():
             return request.feedback_id
-    body = orjson.dumps(wire.to_json(request), option=orjson.OPT_SORT_KEYS)
     return sha256(request.PATH.encode() + b"\n" + body).hexdigest()[:32]
 
 
@@ -208,14 +226,12 @@ def _seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number of 0 or more, not {value}")
 
 
-def _not_deep(name: str, value: Any) -> None:
-    """What is nested deeper could not be written out again."""
+def _is_deep(value: Json) -> bool:
     level, depth = _containers([value]), 0
-    while level:
+    while level and depth <= MAX_DEPTH:
         depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{name} must not be nested deeper than {MAX_DEPTH}")
         level = [child for parent in level for child in _containers(parent)]
+    return depth > MAX_DEPTH
 
 
 def _containers(values: Iterable[Any]) -> list[Iterable[Any]]:
@@ -227,12 +243,13 @@ def _containers(values: Iterable[Any]) -> list[Iterable[Any]]:
     ]
 
 
+_TOO_DEEP = f"what is sent must not be nested deeper than {MAX_DEPTH}"
 _YEAR_10000_US = 253_402_300_800_000_000
 _FIELD_RULES: Mapping[str, Callable[[str, Any], object]] = {
-    **dict.fromkeys(("session_id", "agent_id", "user_id", "turn_id", "feedback_id", "instance"), identifier),
+    **dict.fromkeys(("agent_id", "user_id", "turn_id", "feedback_id", "instance"), identifier),
+    "session_id": session_identifier,
     **dict.fromkeys(("message_count", "input_tokens", "output_tokens"), count),
     **dict.fromkeys(("duration_seconds", "duration", "time_to_first_token"), _seconds),
-    **dict.fromkeys(("metadata", "details", "delivery", "service"), _not_deep),
     "quality_score": quality,
 }
 _RULES = {

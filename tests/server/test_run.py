@@ -31,6 +31,13 @@ def test_it_serves_on_a_free_port(database_path: Path) -> None:
         httpx.get(server.url)
 
 
+def test_answers_do_not_wait_for_acknowledgements(database_path: Path) -> None:
+    """Connections send at once; held back, the second packet of an answer would come 40 ms later."""
+    server = Server(port=0, database=str(database_path))
+    assert server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    server.stop()
+
+
 def test_odd_ids_pass_a_real_server(database_path: Path) -> None:
     """In paths as far as a path can carry them."""
     with Server(port=0, database=str(database_path)) as server:
