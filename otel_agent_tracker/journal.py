@@ -450,7 +450,7 @@ class Journal(MemoryJournal):
                 if segment is self._current:
                     segment.sealed = True
                     self._current = None
-                elif segment in self._spares:
+                elif segment in self._spares:  # pragma: no branch - else it was filled meanwhile
                     self._spares.remove(segment)
                     segment.release()
 

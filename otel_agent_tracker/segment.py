@@ -252,7 +252,7 @@ def _is_remote(device: int) -> bool:
     """Whether the file system is known to be on the network; Linux only."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except OSError:  # pragma: no cover - not Linux
         return False
     return f"{os.major(device)}:{os.minor(device)}" in _remote_devices(mounts)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from otel_agent_tracker import frames
 from otel_agent_tracker import journal as journal_module
-from otel_agent_tracker.journal import Journal, JournalCounters, MemoryJournal
+from otel_agent_tracker.journal import Journal, JournalCounters, MemoryJournal, Segment
 
 SEGMENT = 64 * 1024
 FRAME = 1000
@@ -212,7 +212,7 @@ def test_an_event_that_interrupts_the_making_of_a_segment_waits_in_memory(
     journal = open_journal()
     plain_make, results = Journal._make, list[bool]()
 
-    def interrupted_make(self: Journal, least: int = 0) -> journal_module.Segment:
+    def interrupted_make(self: Journal, least: int = 0) -> Segment:
         results.append(self.append(b"inner"))
         return plain_make(self, least)
 
@@ -287,7 +287,9 @@ def test_a_wake_ends_the_wait() -> None:
     """Whoever stops the worker need not wait for its sleep to end."""
     journal = MemoryJournal()
     journal.wake()
+    journal.wake()
     assert not journal.wait(60)
+    assert not journal.wait(0)
 
 
 # --- if the disk refuses ------------------------------------------------------------------------------------
@@ -483,9 +485,28 @@ def test_closing_in_the_midst_of_an_append(
     assert not journal.append(b"late")
 
 
-def test_a_memory_journal_has_the_same_face() -> None:
+def test_closing_while_a_caller_makes_a_segment(
+    open_journal: OpenJournal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The segment that comes too late is deleted and its event dropped."""
+    journal = open_journal()
+    plain_make = Journal._make
+
+    def slow_make(self: Journal, least: int = 0) -> Segment:
+        segment = plain_make(self, least)
+        self.close()
+        return segment
+
+    monkeypatch.setattr(Journal, "_make", slow_make)
+    assert not journal.append(b"event")
+    assert (files(folder), journal.counters) == ([], JournalCounters(dropped=1))
+
+
+def test_a_memory_journal_has_the_same_face(open_journal: OpenJournal) -> None:
     """What a worker calls on a journal does nothing on one without a disk."""
-    journal = MemoryJournal()
+    journal, other = MemoryJournal(), open_journal()
+    other.append(b"event")
+    assert [journal.is_own(segment) for segment in other.readable()] == [False]
     journal.prepare()
     journal.append(b"event")
     assert (journal.adopt(), journal.readable(), journal.refusal) == (0, [], None)
@@ -607,6 +628,17 @@ def test_a_forked_child_appends_to_its_own_segments(
     assert (journal.adopt(), read_all(journal)) == (1, [b"parent"])
 
 
+def test_what_a_child_closes_is_free_and_its_own_is_new(open_journal: OpenJournal, folder: Path) -> None:
+    """Beginning anew forgets ring, counters and segments, deletes nothing, and works like a new journal."""
+    journal, other = open_journal(), open_journal()
+    journal.prepare()
+    journal.append(b"parent")
+    journal.after_fork_in_child()
+    assert (journal.readable(), journal.counters, len(files(folder))) == ([], JournalCounters(), 2)
+    assert journal.append(b"child")
+    assert (other.adopt(), read_all(other), read_all(journal)) == (1, [b"parent"], [b"child"])
+
+
 def test_living_processes_do_not_adopt_from_each_other(open_journal: OpenJournal) -> None:
     """Neither takes the other's segments, used or spare; nor one's own."""
     one, two = open_journal(), open_journal()
@@ -651,6 +683,41 @@ def test_a_new_file_that_another_took_for_dead_is_replaced(
     journal = open_journal()
     assert journal.append(b"event")
     assert [segment.name for segment in journal.readable()] == files(folder) != opened
+
+
+def test_new_files_that_are_taken_every_time_are_a_refusal(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempts are few; then the event waits in memory until the worker tries again."""
+    tries = list[Path]()
+
+    def taken(path: Path, _size: int, _on_skip: object) -> Segment:
+        tries.append(path)
+        raise BlockingIOError
+
+    monkeypatch.setattr(Segment, "create", taken)
+    journal = open_journal()
+    assert not journal.append(b"event")
+    assert (len(set(tries)), type(journal.refusal)) == (3, BlockingIOError)
+
+
+def test_an_event_that_interrupts_the_worker_is_kept(
+    open_journal: OpenJournal, disk: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finaliser may append on the worker's thread too, while that moves the ring to disk."""
+    journal = open_journal()
+    disk(False)
+    journal.append(b"waits")
+    disk(True)
+    plain_forget = Journal._forget_oldest
+
+    def interrupted_forget(self: Journal) -> bytes:
+        assert not self.append(b"finaliser")
+        return plain_forget(self)
+
+    monkeypatch.setattr(Journal, "_forget_oldest", interrupted_forget)
+    journal.prepare()
+    assert (read_all(journal), journal.read_ring()) == ([b"waits", b"finaliser"], [])
 
 
 def test_a_platform_without_locks_has_no_journal_on_disk(
