@@ -76,7 +76,7 @@ def _without_secrets(text: str) -> str:
     lower = text.lower()
     for form in _FORMS:
         if form.mark in lower:
-            text = form.pattern.sub(form.replacement, text)
+            text = re.sub(form.pattern, form.replacement, text, flags=form.flags)
     return text
 
 
@@ -124,55 +124,46 @@ _SECRET_KEY = re.compile(
 
 
 class _Form(NamedTuple):
-    """What a secret looks like; `mark` is in the lower case of every such text."""
+    """What a secret looks like; `mark` is in the lower case of every such text.
+
+    `pattern` is compiled, and then kept by `re`, for the first text that may have the form: most processes see
+    none, and each would pay for it when it imports us.
+    """
 
     mark: str
-    pattern: re.Pattern[str]
+    pattern: str
+    flags: re.RegexFlag = re.NOFLAG
     replacement: str = REDACTED
 
 
-_PRIVATE_KEY = re.compile(
+_PRIVATE_KEY = (
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
-    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-    re.DOTALL,
+    r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
-_USER_OF_URL = re.compile(r"""://[^\s/?#"'<>]*@""")
-_TOKEN_OF_VENDOR = re.compile(
-    r"""(?<![A-Za-z0-9]) (?:
-        sk-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
-      | [rs]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
-      | gh[oprsu]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[A-Za-z0-9_-]{16,}+
-      | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
-      | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
-    )""",
-    re.VERBOSE,
-)
-_JSON_WEB_TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+",
-)
-_BEARER = re.compile(
-    r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+",
-    re.IGNORECASE,
-)
-_SCHEME = re.compile(
-    r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++""",
-    re.IGNORECASE,
-)
-_NAME = r"(?:access|account|api|private|secret)[_-]?key|passw(?:or)?d|pwd|secret|token"
-_ASSIGNED = re.compile(
-    rf"""((?:{_NAME})["'\\]{{0,2}}\s?=\s?["'\\]{{0,2}})[^\s"'&,;<>\\]{{3,}}+""", re.IGNORECASE
-)
-_MEMBER = re.compile(rf"""((?:{_NAME})["'\\]{{1,2}}\s?:\s?["'\\]{{1,2}})[^"'\\]++""", re.IGNORECASE)
+_USER_OF_URL = r"""://[^\s/?#"'<>]*@"""
+_TOKEN_OF_VENDOR = r"""(?<![A-Za-z0-9]) (?:
+    sk-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
+  | [rs]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
+  | gh[oprsu]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[A-Za-z0-9_-]{16,}+
+  | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
+  | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
+)"""
+_JSON_WEB_TOKEN = r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
+_BEARER = r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+"
+_SCHEME = r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++"""
+_NAME = r"(?:(?:access|account|api|private|secret)[_-]?key|passw(?:or)?d|pwd|secret|token)"
+_ASSIGNED = rf"""({_NAME}["'\\]{{0,2}}\s?=\s?["'\\]{{0,2}})[^\s"'&,;<>\\]{{3,}}+"""
+_MEMBER = rf"""({_NAME}["'\\]{{1,2}}\s?:\s?["'\\]{{1,2}})[^"'\\]++"""
 
 _FORMS = (
-    _Form("private key", _PRIVATE_KEY),
-    _Form("://", _USER_OF_URL, f"://{REDACTED}@"),
-    _Form("", _TOKEN_OF_VENDOR),
+    _Form("private key", _PRIVATE_KEY, re.DOTALL),
+    _Form("://", _USER_OF_URL, replacement=f"://{REDACTED}@"),
+    _Form("", _TOKEN_OF_VENDOR, re.VERBOSE),
     _Form("eyj", _JSON_WEB_TOKEN),
-    _Form("bearer", _BEARER, rf"\g<1>{REDACTED}"),
-    _Form("authorization", _SCHEME, rf"\g<1>{REDACTED}"),
-    _Form("=", _ASSIGNED, rf"\g<1>{REDACTED}"),
-    _Form(":", _MEMBER, rf"\g<1>{REDACTED}"),
+    _Form("bearer", _BEARER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form("authorization", _SCHEME, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form("=", _ASSIGNED, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form(":", _MEMBER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
 )
 
 # One of these is in every text of a form above. Each begins with a literal character, so that the search runs
