@@ -141,14 +141,14 @@ _PRIVATE_KEY = (
     r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
 _USER_OF_URL = r"""://[^\s/?#"'<>]*@"""
-_TOKEN_OF_VENDOR = r"""(?<![A-Za-z0-9]) (?:
+_OF_VENDORS = r"""(?<![A-Za-z0-9]) (?:
     sk-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
   | [rs]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
   | gh[oprsu]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[A-Za-z0-9_-]{16,}+
   | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
   | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
 )"""
-_JSON_WEB_TOKEN = r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
+_JWT = r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
 _BEARER = r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+"
 _SCHEME = r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++"""
 _NAME = r"(?:(?:access|account|api|private|secret)[_-]?key|passw(?:or)?d|pwd|secret|token)"
@@ -158,8 +158,8 @@ _MEMBER = rf"""({_NAME}["'\\]{{1,2}}\s?:\s?["'\\]{{1,2}})[^"'\\]++"""
 _FORMS = (
     _Form("private key", _PRIVATE_KEY, re.DOTALL),
     _Form("://", _USER_OF_URL, replacement=f"://{REDACTED}@"),
-    _Form("", _TOKEN_OF_VENDOR, re.VERBOSE),
-    _Form("eyj", _JSON_WEB_TOKEN),
+    _Form("", _OF_VENDORS, re.VERBOSE),
+    _Form("eyj", _JWT),
     _Form("bearer", _BEARER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
     _Form("authorization", _SCHEME, re.IGNORECASE, rf"\g<1>{REDACTED}"),
     _Form("=", _ASSIGNED, re.IGNORECASE, rf"\g<1>{REDACTED}"),
