@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shutil
 import threading
 import weakref
 from collections import Counter
@@ -200,12 +201,20 @@ class Pipeline:
                 self._sender_lock,
                 folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
                 otlp=self.config.to_otlp,
-                limit_bytes=int(self.config.outbox_max_mb * 1024 * 1024),
+                limit_bytes=self._limit_bytes(),
                 cleanup_interval=lambda: self.cleanup_interval_seconds,
                 exit_flush_seconds=self.config.flush_timeout_seconds,
             ).run()
         finally:
             detach(token)
+
+    def _limit_bytes(self) -> int:
+        """How large the state file may become: as configured, but at most a tenth of what the disk has free."""
+        limit = int(self.config.outbox_max_mb * 1024 * 1024)
+        existing = next(
+            path for path in (self.config.state_folder, *self.config.state_folder.parents) if path.exists()
+        )
+        return min(limit, shutil.disk_usage(existing).free // 10)
 
     def _make_sender(self) -> Sender:
         from otel_agent_tracker.client import TrackerClient
