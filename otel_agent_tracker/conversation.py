@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from opentelemetry import context, trace
@@ -19,7 +18,7 @@ from otel_agent_tracker import arguments, semconv, session_id
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.events import Ending, TurnReport
 from otel_agent_tracker.pipeline import Pipeline
-from otel_agent_tracker.scope import Attached, Scope, current_scope, with_scope
+from otel_agent_tracker.scope import Attached, Block, Scope, current_scope, with_scope
 from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
 from otel_agent_tracker.turns import Observed, with_observed
 
@@ -31,7 +30,7 @@ _Chunk = TypeVar("_Chunk")
 _CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
 
 
-class Conversation:
+class Conversation(Block):
     """A conversation that lasts as long as its block; an exception in the block makes it failed.
 
     Made by a tracker's `conversation`; `session_id` is there once the block is entered. Nothing raises but
@@ -83,20 +82,14 @@ class Conversation:
         """How many messages were exchanged; it goes with the end."""
         self._ending["message_count"] = arguments.count("message_count", message_count)
 
-    def __enter__(self) -> Conversation:
+    def _enter(self) -> None:
         watch()
         self.session_id = self._pipeline.events.start(
             self.agent_id, user_id=self._user_id, metadata=self._metadata
         )
         self._attached = Attached(with_scope(Scope(self.session_id, self._user_id, self.agent_id)))
-        return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if self._attached is not None:
             self._attached.detach()
         if error is not None:
@@ -105,19 +98,8 @@ class Conversation:
         ending = {"outcome": Outcome.COMPLETED, **self._ending}
         self._pipeline.events.end(self.session_id, Ending(**ending))
 
-    async def __aenter__(self) -> Conversation:
-        return self.__enter__()
 
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(error_type, error, traceback)
-
-
-class Turn:
+class Turn(Block):
     """One request to the agent and its answer; its duration is the response time.
 
     Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what
@@ -175,7 +157,7 @@ class Turn:
             return self._astream(aiter(chunks))
         return self._stream(iter(chunks))
 
-    def __enter__(self) -> Turn:
+    def _enter(self) -> None:
         watch()
         agent_id = self._agent_id or self._known_agent_id()
         parent = trace.get_current_span().get_span_context()
@@ -186,31 +168,14 @@ class Turn:
         scope = with_scope(Scope(self.session_id, self._user_id, agent_id))
         self._context = with_observed(self._observed, trace.set_span_in_context(self._span, scope))
         self._attached = Attached(self._context)
-        return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         if self._attached is not None:
             self._attached.detach()
         if error is not None:
             self._take_in(error)
         if error is not None or not self._streams:
             self._report()
-
-    async def __aenter__(self) -> Turn:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(error_type, error, traceback)
 
     # --- streams --------------------------------------------------------------------------------------------
 

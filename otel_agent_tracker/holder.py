@@ -1,93 +1,125 @@
-"""What every tracker object has: its configuration, its hold on a pipeline, and a way to ask the tracker."""
+"""What every tracker object has: a hold on the pipeline of its destination, and a way to ask the tracker.
+
+`Synchronous` and `Asynchronous` differ in how they wait, and in nothing else.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from otel_agent_tracker.config import Config
+from otel_agent_tracker import arguments
+from otel_agent_tracker.config import ApiKey, Options, resolve
 from otel_agent_tracker.exceptions import TrackerUnavailable
 from otel_agent_tracker.pipeline import Pipeline, acquire, is_substituted
 
-__all__ = ["AsyncQuestions", "Holder", "Questions"]
+if TYPE_CHECKING:
+    from otel_agent_tracker.client import AsyncTrackerClient, TrackerClient
+    from otel_agent_tracker.queries import Query
+
+__all__ = ["Asynchronous", "Holder", "Synchronous"]
 
 Json = dict[str, Any]
 
 
 class Holder:
-    """Holds the shared pipeline of a destination until `release`."""
+    """Holds the shared pipeline of a destination until it is closed."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.pipeline: Pipeline = acquire(config)
+    def __init__(
+        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
+    ) -> None:
+        self._config = resolve({"url": base_url, "api_key": api_key, **options})
+        self._pipeline: Pipeline = acquire(self._config)
         self._held = True
 
-    def release(self) -> None:
-        """Let go; idempotent. The pipeline closes with its last holder."""
+    def _release(self) -> None:
         if self._held:
             self._held = False
-            self.pipeline.release()
+            self._pipeline.release()
+
+    def _client_options(self) -> dict[str, Any]:
+        if is_substituted():
+            raise TrackerUnavailable("events are recorded for a test: there is no tracker that could answer")
+        if self._config.url is None:
+            raise TrackerUnavailable("no tracker is configured: set AGENT_TRACKER_URL or pass base_url")
+        return {
+            "base_url": self._config.url,
+            "api_key": self._config.key,
+            "timeout_seconds": self._config.timeout_seconds,
+            "trust_env": self._config.trust_env,
+        }
 
 
-class Questions:
-    """Asks the tracker; the client is made with the first question.
+class Synchronous(Holder):
+    """Asks and waits on the calling thread."""
 
-    Raises TrackerUnavailable where no tracker answers as one.
-    """
+    _client: TrackerClient | None = None
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._client: Any = None
+    def delivery_stats(self) -> dict[str, Any]:
+        """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
+        return self._pipeline.delivery_stats()
 
-    def ask(self, query: Any) -> Json | None:
-        """The tracker's JSON object, None on 404."""
-        if self._client is None:
-            from otel_agent_tracker.client import (
-                TrackerClient,
-            )  # a caller that never asks does not pay for it
+    def flush(self, timeout_seconds: float = 10.0) -> bool:
+        """Wait until all that is pending in the state folder now is delivered or dead-lettered.
 
-            self._client = TrackerClient(_url(self._config), **_options(self._config))
-        found: Json | None = self._client.get(query.path, query.query)
-        return found
+        False if that takes longer than `timeout_seconds`; nothing is lost by that.
+        """
+        return self._pipeline.flush(arguments.positive_number("timeout_seconds", timeout_seconds))
 
     def close(self) -> None:
-        """Close the connections; a later question raises TrackerUnavailable."""
+        """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
+        self._release()
         if self._client is not None:
             self._client.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-class AsyncQuestions:
-    """`Questions` for asyncio."""
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._client: Any = None
-
-    async def ask(self, query: Any) -> Json | None:
-        """The tracker's JSON object, None on 404."""
+    def _ask(self, query: Query) -> Json | None:
+        """The tracker's JSON object, None on 404. Raises TrackerUnavailable."""
         if self._client is None:
-            from otel_agent_tracker.client import AsyncTrackerClient
+            from otel_agent_tracker.client import TrackerClient  # whoever never asks does not pay for it
 
-            self._client = AsyncTrackerClient(_url(self._config), **_options(self._config))
-        found: Json | None = await self._client.get(query.path, query.query)
-        return found
+            self._client = TrackerClient(**self._client_options())
+        return self._client.get(query.path, query.query)
+
+
+class Asynchronous(Holder):
+    """Asks and waits without blocking the loop."""
+
+    _client: AsyncTrackerClient | None = None
+
+    async def delivery_stats(self) -> dict[str, Any]:
+        """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
+        return await asyncio.to_thread(self._pipeline.delivery_stats)
+
+    async def flush(self, timeout_seconds: float = 10.0) -> bool:
+        """Wait until all that is pending in the state folder now is delivered or dead-lettered.
+
+        False if that takes longer than `timeout_seconds`; nothing is lost by that.
+        """
+        timeout = arguments.positive_number("timeout_seconds", timeout_seconds)
+        return await asyncio.to_thread(self._pipeline.flush, timeout)
 
     async def close(self) -> None:
-        """Close the connections; a later question raises TrackerUnavailable."""
+        """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
+        await asyncio.to_thread(self._release)
         if self._client is not None:
             await self._client.close()
 
+    async def __aenter__(self) -> Self:
+        return self
 
-def _url(config: Config) -> str:
-    if is_substituted():
-        raise TrackerUnavailable("events are recorded for a test: there is no tracker that could answer")
-    if config.url is None:
-        raise TrackerUnavailable("no tracker is configured: set AGENT_TRACKER_URL or pass base_url")
-    return config.url
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
 
+    async def _ask(self, query: Query) -> Json | None:
+        """The tracker's JSON object, None on 404. Raises TrackerUnavailable."""
+        if self._client is None:
+            from otel_agent_tracker.client import AsyncTrackerClient  # whoever never asks does not pay for it
 
-def _options(config: Config) -> dict[str, Any]:
-    return {
-        "api_key": config.key,
-        "timeout_seconds": config.timeout_seconds,
-        "trust_env": config.trust_env,
-    }
+            self._client = AsyncTrackerClient(**self._client_options())
+        return await self._client.get(query.path, query.query)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any
 
 from otel_agent_tracker import arguments, queries
-from otel_agent_tracker.config import ApiKey, Options, resolve
-from otel_agent_tracker.holder import AsyncQuestions, Holder, Questions
+from otel_agent_tracker.holder import Asynchronous, Synchronous
+from otel_agent_tracker.pipeline import Pipeline
 from otel_agent_tracker.semconv import AgentStatus
 
 __all__ = ["AgentOperationsTracker", "AsyncAgentOperationsTracker"]
@@ -20,12 +18,7 @@ Json = dict[str, Any]
 class _Agents:
     """Everything about agents that is accepted here; nothing of it waits for the network."""
 
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        self._config = resolve({"url": base_url, "api_key": api_key, **options})
-        self._holder = Holder(self._config)
-        self._pipeline = self._holder.pipeline
+    _pipeline: Pipeline
 
     def _register_agent(
         self, agent_id: str, sdk_version: str | None, metadata: Mapping[str, Any] | None
@@ -65,18 +58,12 @@ class _Agents:
         self._pipeline.heartbeat(arguments.identifier("agent_id", agent_id))
 
 
-class AgentOperationsTracker(_Agents):
+class AgentOperationsTracker(_Agents, Synchronous):
     """Tracks agents: registration, status, activity, life signs.
 
     Arguments, promises and errors are those of `AgentPerformanceTracker`; both share the pipeline of their
     destination, which sends a heartbeat every minute for each agent seen in this process.
     """
-
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(base_url, api_key, **options)
-        self._questions = Questions(self._config)
 
     def register_agent(
         self, agent_id: str, sdk_version: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -106,53 +93,23 @@ class AgentOperationsTracker(_Agents):
 
     def get_active_agents(self) -> Json:
         """The agents that are not offline (remote; raises TrackerUnavailable)."""
-        return self._questions.ask(queries.active_agents()) or {}
+        return self._ask(queries.active_agents()) or {}
 
     def get_agent_status(self, agent_id: str) -> Json | None:
         """One agent with its instances (remote); None if the tracker knows none."""
-        return self._questions.ask(queries.agent_status(agent_id))
+        return self._ask(queries.agent_status(agent_id))
 
     def get_recent_activity(self, limit: int = 50, agent_id: str | None = None) -> Json:
         """The newest activities (remote)."""
-        return self._questions.ask(queries.activity(limit, agent_id)) or {}
+        return self._ask(queries.activity(limit, agent_id)) or {}
 
     def get_operations_overview(self) -> Json:
         """All agents at a glance (remote)."""
-        return self._questions.ask(queries.overview()) or {}
-
-    def delivery_stats(self) -> dict[str, Any]:
-        """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
-        return self._pipeline.delivery_stats()
-
-    def flush(self, timeout_seconds: float = 10.0) -> bool:
-        """See `AgentPerformanceTracker.flush`."""
-        return self._pipeline.flush(arguments.positive_number("timeout_seconds", timeout_seconds))
-
-    def close(self) -> None:
-        """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
-        self._holder.release()
-        self._questions.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        return self._ask(queries.overview()) or {}
 
 
-class AsyncAgentOperationsTracker(_Agents):
+class AsyncAgentOperationsTracker(_Agents, Asynchronous):
     """`AgentOperationsTracker` for asyncio: the same methods, all awaitable; none blocks the loop."""
-
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(base_url, api_key, **options)
-        self._questions = AsyncQuestions(self._config)
 
     async def register_agent(
         self, agent_id: str, sdk_version: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -182,41 +139,16 @@ class AsyncAgentOperationsTracker(_Agents):
 
     async def get_active_agents(self) -> Json:
         """See `AgentOperationsTracker.get_active_agents`."""
-        return await self._questions.ask(queries.active_agents()) or {}
+        return await self._ask(queries.active_agents()) or {}
 
     async def get_agent_status(self, agent_id: str) -> Json | None:
         """See `AgentOperationsTracker.get_agent_status`."""
-        return await self._questions.ask(queries.agent_status(agent_id))
+        return await self._ask(queries.agent_status(agent_id))
 
     async def get_recent_activity(self, limit: int = 50, agent_id: str | None = None) -> Json:
         """See `AgentOperationsTracker.get_recent_activity`."""
-        return await self._questions.ask(queries.activity(limit, agent_id)) or {}
+        return await self._ask(queries.activity(limit, agent_id)) or {}
 
     async def get_operations_overview(self) -> Json:
         """See `AgentOperationsTracker.get_operations_overview`."""
-        return await self._questions.ask(queries.overview()) or {}
-
-    async def delivery_stats(self) -> dict[str, Any]:
-        """See `AgentPerformanceTracker.delivery_stats`."""
-        return await asyncio.to_thread(self._pipeline.delivery_stats)
-
-    async def flush(self, timeout_seconds: float = 10.0) -> bool:
-        """See `AgentPerformanceTracker.flush`."""
-        timeout = arguments.positive_number("timeout_seconds", timeout_seconds)
-        return await asyncio.to_thread(self._pipeline.flush, timeout)
-
-    async def close(self) -> None:
-        """See `AgentPerformanceTracker.close`."""
-        await asyncio.to_thread(self._holder.release)
-        await self._questions.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        return await self._ask(queries.overview()) or {}

@@ -7,15 +7,14 @@ import inspect
 from collections.abc import Callable
 from contextvars import Token
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from opentelemetry import context
 from opentelemetry.context import Context
 
 from otel_agent_tracker import arguments, sdk_private
 
-__all__ = ["Attached", "Scope", "current_scope", "session", "with_scope"]
+__all__ = ["Attached", "Block", "Scope", "current_scope", "session", "with_scope"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _KEY = context.create_key("agent-tracker-scope")
@@ -58,7 +57,35 @@ class Attached:
             context.attach(self._before)
 
 
-class session:  # noqa: N801 - a context manager that reads as a word
+class Block:
+    """A ``with`` block that may be an ``async with`` block too."""
+
+    def _enter(self) -> None:
+        raise NotImplementedError
+
+    def _leave(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        self._leave(error)
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: object
+    ) -> None:
+        self._leave(error)
+
+
+class session(Block):  # noqa: N801 - a context manager that reads as a word
     """Everything inside belongs to this session: every span of every library gets its ids.
 
     A context manager and a decorator, sync and async; it starts and ends nothing. Raises ValueError or TypeError
@@ -73,28 +100,11 @@ class session:  # noqa: N801 - a context manager that reads as a word
         )
         self._attached: list[Attached] = []
 
-    def __enter__(self) -> session:
+    def _enter(self) -> None:
         self._attached.append(Attached(with_scope(self._scope)))
-        return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         self._attached.pop().detach()
-
-    async def __aenter__(self) -> session:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(error_type, error, traceback)
 
     def __call__(self, function: _Function) -> _Function:
         """The function, run inside the session at each call."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any
 
 from otel_agent_tracker import arguments, queries
-from otel_agent_tracker.config import ApiKey, Options, resolve
 from otel_agent_tracker.conversation import Conversation, Turn
 from otel_agent_tracker.events import Ending
-from otel_agent_tracker.holder import AsyncQuestions, Holder, Questions
+from otel_agent_tracker.holder import Asynchronous, Synchronous
+from otel_agent_tracker.pipeline import Pipeline
 from otel_agent_tracker.semconv import ConversationQuality, FeedbackSource, Outcome
 
 __all__ = ["AgentPerformanceTracker", "AsyncAgentPerformanceTracker", "SessionInfo"]
@@ -38,12 +36,7 @@ class SessionInfo:
 class _Conversations:
     """Everything about conversations that this process answers itself; nothing of it waits for the network."""
 
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        self._config = resolve({"url": base_url, "api_key": api_key, **options})
-        self._holder = Holder(self._config)
-        self._pipeline = self._holder.pipeline
+    _pipeline: Pipeline
 
     def conversation(
         self, agent_id: str, user_id: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -175,7 +168,7 @@ class _Conversations:
         )
 
 
-class AgentPerformanceTracker(_Conversations):
+class AgentPerformanceTracker(_Conversations, Synchronous):
     """Tracks conversations: starts, turns, outcomes, quality and failures.
 
     `base_url` and `api_key` (a str, or a callable that is asked for each request) beat ``AGENT_TRACKER_URL`` and
@@ -188,12 +181,6 @@ class AgentPerformanceTracker(_Conversations):
 
     Raises ValueError or TypeError for arguments that are not accepted, before anything changes.
     """
-
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(base_url, api_key, **options)
-        self._questions = Questions(self._config)
 
     def start_conversation(
         self, agent_id: str, user_id: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -281,11 +268,11 @@ class AgentPerformanceTracker(_Conversations):
 
         Like every remote question it waits for at most the timeout and then raises TrackerUnavailable.
         """
-        return self._questions.ask(queries.session(session_id))
+        return self._ask(queries.session(session_id))
 
     def get_active_conversations(self, agent_id: str | None = None) -> Json:
         """The open conversations (remote)."""
-        return self._questions.ask(queries.conversations(agent_id)) or {}
+        return self._ask(queries.conversations(agent_id)) or {}
 
     def get_success_rates(
         self,
@@ -294,7 +281,7 @@ class AgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """Completed, failed and expired conversations and the success rate of a period (remote)."""
-        return self._questions.ask(queries.metrics("success-rates", agent_id, start_date, end_date)) or {}
+        return self._ask(queries.metrics("success-rates", agent_id, start_date, end_date)) or {}
 
     def get_response_times(
         self,
@@ -303,7 +290,7 @@ class AgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """Count, mean and percentiles of the turns' durations in seconds (remote)."""
-        return self._questions.ask(queries.metrics("response-times", agent_id, start_date, end_date)) or {}
+        return self._ask(queries.metrics("response-times", agent_id, start_date, end_date)) or {}
 
     def get_conversation_quality(
         self,
@@ -312,7 +299,7 @@ class AgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """Mean quality, share rated and distribution (remote)."""
-        return self._questions.ask(queries.metrics("quality", agent_id, start_date, end_date)) or {}
+        return self._ask(queries.metrics("quality", agent_id, start_date, end_date)) or {}
 
     def get_failed_sessions(
         self,
@@ -321,48 +308,15 @@ class AgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """Failed conversations with their errors (remote)."""
-        return self._questions.ask(queries.metrics("failures", agent_id, start_date, end_date)) or {}
+        return self._ask(queries.metrics("failures", agent_id, start_date, end_date)) or {}
 
     def get_performance_overview(self, agent_id: str | None = None) -> Json:
         """The four figures by name (remote)."""
-        return self._questions.ask(queries.metrics("overview", agent_id)) or {}
-
-    def delivery_stats(self) -> dict[str, Any]:
-        """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
-        return self._pipeline.delivery_stats()
-
-    def flush(self, timeout_seconds: float = 10.0) -> bool:
-        """Wait until all that is pending in the state folder now is delivered or dead-lettered.
-
-        False if that takes longer than `timeout_seconds`; nothing is lost by that.
-        """
-        return self._pipeline.flush(arguments.positive_number("timeout_seconds", timeout_seconds))
-
-    def close(self) -> None:
-        """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
-        self._holder.release()
-        self._questions.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        return self._ask(queries.metrics("overview", agent_id)) or {}
 
 
-class AsyncAgentPerformanceTracker(_Conversations):
+class AsyncAgentPerformanceTracker(_Conversations, Asynchronous):
     """`AgentPerformanceTracker` for asyncio: the same methods, all awaitable; none blocks the loop."""
-
-    def __init__(
-        self, base_url: str | None = None, api_key: ApiKey | None = None, **options: Unpack[Options]
-    ) -> None:
-        super().__init__(base_url, api_key, **options)
-        self._questions = AsyncQuestions(self._config)
 
     async def start_conversation(
         self, agent_id: str, user_id: str | None = None, metadata: Mapping[str, Any] | None = None
@@ -440,11 +394,11 @@ class AsyncAgentPerformanceTracker(_Conversations):
 
     async def get_session_info(self, session_id: str) -> Json | None:
         """See `AgentPerformanceTracker.get_session_info`."""
-        return await self._questions.ask(queries.session(session_id))
+        return await self._ask(queries.session(session_id))
 
     async def get_active_conversations(self, agent_id: str | None = None) -> Json:
         """See `AgentPerformanceTracker.get_active_conversations`."""
-        return await self._questions.ask(queries.conversations(agent_id)) or {}
+        return await self._ask(queries.conversations(agent_id)) or {}
 
     async def get_success_rates(
         self,
@@ -453,9 +407,7 @@ class AsyncAgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """See `AgentPerformanceTracker.get_success_rates`."""
-        return (
-            await self._questions.ask(queries.metrics("success-rates", agent_id, start_date, end_date)) or {}
-        )
+        return await self._ask(queries.metrics("success-rates", agent_id, start_date, end_date)) or {}
 
     async def get_response_times(
         self,
@@ -464,9 +416,7 @@ class AsyncAgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """See `AgentPerformanceTracker.get_response_times`."""
-        return (
-            await self._questions.ask(queries.metrics("response-times", agent_id, start_date, end_date)) or {}
-        )
+        return await self._ask(queries.metrics("response-times", agent_id, start_date, end_date)) or {}
 
     async def get_conversation_quality(
         self,
@@ -475,7 +425,7 @@ class AsyncAgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """See `AgentPerformanceTracker.get_conversation_quality`."""
-        return await self._questions.ask(queries.metrics("quality", agent_id, start_date, end_date)) or {}
+        return await self._ask(queries.metrics("quality", agent_id, start_date, end_date)) or {}
 
     async def get_failed_sessions(
         self,
@@ -484,36 +434,11 @@ class AsyncAgentPerformanceTracker(_Conversations):
         end_date: date | str | None = None,
     ) -> Json:
         """See `AgentPerformanceTracker.get_failed_sessions`."""
-        return await self._questions.ask(queries.metrics("failures", agent_id, start_date, end_date)) or {}
+        return await self._ask(queries.metrics("failures", agent_id, start_date, end_date)) or {}
 
     async def get_performance_overview(self, agent_id: str | None = None) -> Json:
         """See `AgentPerformanceTracker.get_performance_overview`."""
-        return await self._questions.ask(queries.metrics("overview", agent_id)) or {}
-
-    async def delivery_stats(self) -> dict[str, Any]:
-        """See `AgentPerformanceTracker.delivery_stats`."""
-        return await asyncio.to_thread(self._pipeline.delivery_stats)
-
-    async def flush(self, timeout_seconds: float = 10.0) -> bool:
-        """See `AgentPerformanceTracker.flush`."""
-        timeout = arguments.positive_number("timeout_seconds", timeout_seconds)
-        return await asyncio.to_thread(self._pipeline.flush, timeout)
-
-    async def close(self) -> None:
-        """See `AgentPerformanceTracker.close`."""
-        await asyncio.to_thread(self._holder.release)
-        await self._questions.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        return await self._ask(queries.metrics("overview", agent_id)) or {}
 
 
 def _utc(seconds: float) -> datetime:
