@@ -181,6 +181,9 @@ class RecordingSender:
             self._requests.append((event["event_id"], RecordedRequest(event["path"], event["body"])))
         return [Delivered()] * len(events)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class RecordedConversations:
     """What was recorded; each look waits until the events accepted so far have arrived."""
