@@ -169,11 +169,11 @@ _FORMS = (
 # One of these is in every text of a form above. Each begins with a literal character, so that the search runs
 # from one such character to the next.
 _RARE = r"""
-    -(?:(?<=sk-)|(?<=glpat-)|(?<=xox.-)|----BEGIN)
-  | _(?:(?<=[rs]k_)|(?<=whsec_)|(?<=gh[oprsu]_)|(?<=_pat_)|(?<=hf_))
-  | J(?<=eyJ) | I(?:(?<=A[KS]I)A|(?<=AI)za)
-  | b(?i:earer) | B(?i:earer) | a(?i:uthorization) | A(?i:uthorization)
-  | ://[^\s/?\#"'<>]*@ | =\s?["'\\]{0,2}[^\s"'&,;<>\\]{3} | '\s?:
+    -(?: (?<=sk-|at-|x[a-z]-) | ----BEGIN )
+  | _(?<=[rs]k_|ec_|h[oprsu]_|at_|hf_)
+  | J(?<=eyJ) | I(?<=A[KS]I) | I(?<=AI)za
+  | b(?i:earer) | B(?i:earer) | z(?i:ation) | Z(?i:ation)
+  | /(?<=://)[^\s/?\#"'<>]*@ | =\s?["'\\]{0,2}[^\s"'&,;<>\\]{3} | '\s?:
 """
 _RARE_IN_TEXT = re.compile(_RARE + r'| "\s?:', re.VERBOSE)
 _RARE_IN_JSON = re.compile(_RARE + r"| \\", re.VERBOSE)  # a quote in a text has a backslash before it
