@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from otel_agent_tracker.server.run import Server
@@ -47,12 +48,18 @@ def command(host: str, port: int, database: str | None) -> None:
 
 
 def _tell(server: Server, console: Console) -> None:
-    console.print(f"[bold]Tracker[/]   {server.page_url()}")
-    console.print(f"[bold]Database[/]  {server.database}", markup=True)
-    console.print(f"[bold]Send[/]      AGENT_TRACKER_URL={server.url}")
+    lines = [
+        ("Tracker", server.page_url()),
+        ("Database", server.database),
+        ("Send", f"AGENT_TRACKER_URL={server.url}"),
+    ]
     if server.key_file is not None:
-        console.print(f"[bold]API key[/]   made and stored in {server.key_file}")
-        console.print(f"[bold]Send[/]      AGENT_TRACKER_API_KEY_FILE={server.key_file}")
+        lines += [
+            ("API key", f"made and stored in {server.key_file}"),
+            ("Send", f"AGENT_TRACKER_API_KEY_FILE={server.key_file}"),
+        ]
+    for name, value in lines:
+        console.print(f"[bold]{name:9}[/] {escape(value)}")
     console.print("[dim]Ctrl-C stops it.[/]")
 
 

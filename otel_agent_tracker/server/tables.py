@@ -119,8 +119,9 @@ conversations = Table(
     Column("version", String),
     Column("environment", String),
     Index(None, "project_id", "start_us", "session_id", "number"),
-    Index(None, "project_id", "status", "start_us"),
-    Index(None, "project_id", "agent_id", "start_us"),
+    # The last columns spare figures the way to the table.
+    Index("ix_conversations_by_status", "project_id", "status", "start_us", "ended_by", "quality"),
+    Index("ix_conversations_by_agent", "project_id", "agent_id", "start_us", "status", "ended_by", "quality"),
     Index(
         "ix_conversations_silent",
         "silent_at_us",
@@ -141,6 +142,7 @@ turns = Table(
     Column("status", String, nullable=False),
     Index(None, "project_id", "end_us", "seconds"),
     Index(None, "project_id", "seconds"),
+    Index(None, "project_id", "agent_id", "end_us", "seconds"),
 )
 
 agents = Table(

@@ -101,17 +101,19 @@ def _create_conversations() -> None:
         sa.PrimaryKeyConstraint("project_id", "session_id", "number", name="pk_conversations"),
     )
     op.create_index(
-        "ix_conversations_project_id_agent_id_start_us",
+        "ix_conversations_by_agent",
         "conversations",
-        ["project_id", "agent_id", "start_us"],
+        ["project_id", "agent_id", "start_us", "status", "ended_by", "quality"],
+    )
+    op.create_index(
+        "ix_conversations_by_status",
+        "conversations",
+        ["project_id", "status", "start_us", "ended_by", "quality"],
     )
     op.create_index(
         "ix_conversations_project_id_start_us_session_id_number",
         "conversations",
         ["project_id", "start_us", "session_id", "number"],
-    )
-    op.create_index(
-        "ix_conversations_project_id_status_start_us", "conversations", ["project_id", "status", "start_us"]
     )
     op.create_index(
         "ix_conversations_silent",
@@ -191,6 +193,11 @@ def _create_turns() -> None:
         sa.Column("status", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_turns_project_id"),
         sa.PrimaryKeyConstraint("project_id", "event_id", name="pk_turns"),
+    )
+    op.create_index(
+        "ix_turns_project_id_agent_id_end_us_seconds",
+        "turns",
+        ["project_id", "agent_id", "end_us", "seconds"],
     )
     op.create_index("ix_turns_project_id_end_us_seconds", "turns", ["project_id", "end_us", "seconds"])
     op.create_index("ix_turns_project_id_seconds", "turns", ["project_id", "seconds"])
