@@ -24,6 +24,7 @@ __all__ = ["PREFIX", "ApiKey", "Config", "Durability", "Options", "UserIdPolicy"
 
 PREFIX = "AGENT_TRACKER_"
 MAX_PERIOD = 1e7  # in whichever unit the setting has
+DEFAULT_OTLP_ENDPOINT = "http://localhost:4318/v1/traces"
 ApiKey = str | Callable[[], str]
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Config:
     redact: bool = True
     trust_env: bool = False
     allow_insecure: bool = False
-    otlp_endpoint: str = "http://localhost:4318/v1/traces"
+    otlp_endpoint: str = DEFAULT_OTLP_ENDPOINT
     otlp_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     service_name: str = "unknown_service"
     service_namespace: str = ""
@@ -174,7 +175,11 @@ def resolve(arguments_given: Mapping[str, Any], environ: Mapping[str, str] | Non
                 _logger.error("%s; the default is used", error)  # noqa: TRY400 - no traceback for a typo
     if sources.get("api_key") == "argument" and sources.get("api_key_file") == "environment":
         del values["api_key_file"], sources["api_key_file"]
-    values |= _open_telemetry(environ)
+    unset, theirs = _open_telemetry({}), _open_telemetry(environ)
+    values |= theirs
+    sources |= {name: "environment" for name in theirs if theirs[name] != unset[name]}
+    if values.get("otlp"):
+        values["otlp_endpoint"], sources["otlp_endpoint"] = _otlp_endpoint(environ)
     _refuse_exposed_key(values, sources)
     return Config(**values, sources={f.name: sources.get(f.name, "default") for f in fields(Config)})
 
@@ -220,19 +225,32 @@ def _is_private(host: str) -> bool:
 
 
 def _open_telemetry(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What OpenTelemetry's own variables say of endpoint, headers, service and the SDK."""
-    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip().rstrip("/") or "http://localhost:4318"
+    """What OpenTelemetry's own variables say of headers, service and the SDK."""
     resource = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
     headers = environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") or environ.get(
         "OTEL_EXPORTER_OTLP_HEADERS", ""
     )
     return {
-        "otlp_endpoint": environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip() or f"{base}/v1/traces",
         "otlp_headers": _pairs(headers),
         "service_name": environ.get("OTEL_SERVICE_NAME") or resource.get("service.name", "unknown_service"),
         "service_namespace": resource.get("service.namespace", ""),
         "sdk_disabled": environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
     }
+
+
+def _otlp_endpoint(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The traces' own endpoint as it is, else the common one with their path; and its source."""
+    for variable, path in (
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "/v1/traces"),
+    ):
+        if text := environ.get(variable, "").strip():
+            try:
+                return _absolute_url(variable, text.rstrip("/") + path if path else text), "environment"
+            except ValueError as error:
+                _logger.error("%s; the default is used", error)  # noqa: TRY400 - no traceback for a typo
+                break
+    return DEFAULT_OTLP_ENDPOINT, "default"
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -255,6 +273,13 @@ def _platform_state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _url(name: str, value: object) -> str:
+    url = _absolute_url(name, value)
+    if "?" in url:
+        raise ValueError(f"{name} must be a URL without query, fragment or spaces, not {url!r}")
+    return url.rstrip("/")
+
+
+def _absolute_url(name: str, value: object) -> str:
     url = arguments.text(name, value).strip()
     try:
         parts = urlsplit(url)
@@ -265,9 +290,9 @@ def _url(name: str, value: object) -> str:
         raise ValueError(f"{name} must not hold a user name or password; pass an API key instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{name} must be a URL such as https://tracker.example.com, not {url!r}")
-    if parts.query or parts.fragment or not url.isprintable() or " " in url:
+    if "#" in url or not url.isprintable() or " " in url:
         raise ValueError(f"{name} must be a URL without query, fragment or spaces, not {url!r}")
-    return url.rstrip("/")
+    return url
 
 
 def _api_key(name: str, value: object) -> ApiKey:

@@ -9,10 +9,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Status
 
-from otel_agent_tracker import semconv
+from otel_agent_tracker import sdk_private, semconv
 from otel_agent_tracker.config import Config
 
-__all__ = ["CopyExporter", "copying_processor"]
+__all__ = ["CopyExporter", "CopyProcessor", "copying_processor"]
 
 FREE_TEXT = frozenset(
     (
@@ -66,7 +66,22 @@ class CopyExporter(SpanExporter):
         )
 
 
+class CopyProcessor(BatchSpanProcessor):
+    """Batches copies; on shutdown a backend that hangs or is gone holds the host for `exit_seconds` at most."""
+
+    def __init__(self, exporter: CopyExporter, *, exit_seconds: float) -> None:
+        super().__init__(exporter)
+        self._exit_seconds = exit_seconds
+
+    def shutdown(self) -> None:
+        """Export what waits, as far as the time allows."""
+        if not sdk_private.shut_down(self, self._exit_seconds):
+            super().shutdown()
+
+
 def copying_processor(config: Config) -> SpanProcessor:
     """Copies go to the OTLP endpoint that OpenTelemetry's variables name, through the SDK's own exporter."""
     exporter = OTLPSpanExporter(endpoint=config.otlp_endpoint, headers=dict(config.otlp_headers))
-    return BatchSpanProcessor(CopyExporter(exporter, content=config.otlp_content))
+    return CopyProcessor(
+        CopyExporter(exporter, content=config.otlp_content), exit_seconds=config.flush_timeout_seconds / 2
+    )

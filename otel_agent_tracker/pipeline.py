@@ -222,7 +222,7 @@ class Pipeline:
 
         config = self.config
         client = TrackerClient(
-            config.url or config.otlp_endpoint,
+            config.url or config.otlp_endpoint.partition("?")[0],
             api_key=None if config.to_otlp else config.key,
             timeout_seconds=config.timeout_seconds,
             trust_env=config.trust_env,

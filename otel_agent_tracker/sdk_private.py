@@ -9,9 +9,10 @@ from typing import Any
 
 from opentelemetry import context
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "attributes_of", "detach", "enable"]
+__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "attributes_of", "detach", "enable", "processors_of", "shut_down"]
 
 SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
     context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
@@ -49,3 +50,21 @@ def enable(provider: TracerProvider) -> None:
     """
     if hasattr(provider, "_disabled"):
         provider._disabled = False
+
+
+def processors_of(provider: TracerProvider) -> tuple[SpanProcessor, ...]:
+    """The processors of a provider, to be named to a person; without the private names, none."""
+    found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return tuple(found)
+
+
+def shut_down(processor: BatchSpanProcessor, timeout_seconds: float) -> bool:
+    """Shut `processor` down within a time; without the private name, nothing is done and False returned.
+
+    Its own `shutdown` waits for up to 30 seconds.
+    """
+    batch = getattr(processor, "_batch_processor", None)
+    if batch is None:
+        return False
+    batch.shutdown(timeout_millis=int(timeout_seconds * 1000))
+    return True

@@ -32,7 +32,7 @@ from otel_agent_tracker.config import resolve
 from otel_agent_tracker.pipeline import Pipeline, substitute
 from tests.scripted_server import Action, ReceivedRequest, ScriptedServer, json_reply, respond
 
-__all__ = ["FREE_TEXT", "Life", "Sent", "clean_environment", "host_provider", "live", "tracker_answer"]
+__all__ = ["FREE_TEXT", "Life", "Sent", "known_environment", "host_provider", "live", "tracker_answer"]
 
 Sent = list[tuple[str, str, bytes]]
 """Path, Idempotency-Key and body of each request, sorted."""
@@ -137,8 +137,8 @@ def host_provider(provider: trace.TracerProvider) -> Iterator[None]:
         yield
 
 
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of this machine reaches a test; the service is known."""
+def known_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of this machine, and a service whose attributes are known."""
     for name in [name for name in os.environ if name.startswith(("OTEL_", "AGENT_TRACKER_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,service.instance.id=shop-1")

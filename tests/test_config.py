@@ -333,6 +333,7 @@ def test_what_disables(environ: dict[str, str], reason: str | None) -> None:
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/x"},
             "http://b/x",
         ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://b/x?tenant=1"}, "https://b/x?tenant=1"),
     ],
 )
 def test_the_otlp_endpoint_is_that_of_opentelemetry(environ: dict[str, str], endpoint: str) -> None:
@@ -340,6 +341,20 @@ def test_the_otlp_endpoint_is_that_of_opentelemetry(environ: dict[str, str], end
     config = resolve({}, environ | environ_of(otlp="true"))
     assert config.to_otlp
     assert config.otlp_endpoint == config.destination == endpoint
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+def test_a_wrong_otlp_endpoint_is_one_error_and_the_default_stands(
+    variable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host without a scheme is a common mistake; without AGENT_TRACKER_OTLP it is none of our business."""
+    environ = {variable: "collector:4317"}
+    assert resolve({}, environ).otlp_endpoint == "http://localhost:4318/v1/traces"
+    assert not caplog.records
+    assert resolve({}, environ | environ_of(otlp="true")).otlp_endpoint == "http://localhost:4318/v1/traces"
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith(f"{variable} must be a URL such as")
 
 
 def test_otlp_headers_are_those_of_opentelemetry() -> None:

@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, Trace
 
 from otel_agent_tracker import AgentPerformanceTracker, semconv, session_id
 from otel_agent_tracker import conversation as conversation_module
-from tests.hosts import FREE_TEXT, LONG, Sent, clean_environment, host_provider, live, tracker_answer
+from tests.hosts import FREE_TEXT, LONG, Sent, host_provider, known_environment, live, tracker_answer
 from tests.scripted_server import ScriptedServer, respond
 
 MIDDLE = 6
@@ -28,14 +28,14 @@ MIDDLE = 6
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    clean_environment(monkeypatch)
+    known_environment(monkeypatch)
 
 
 @pytest.fixture(scope="module", name="undisturbed")
 def _undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sent:
     """What arrives from an application that has no provider."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        clean_environment(monkeypatch)
+        known_environment(monkeypatch)
         return live(tmp_path_factory.mktemp("undisturbed"), monkeypatch)
 
 
