@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor check format bench clean
+.PHONY: help setup demo test test-floor check docs format bench clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ check: $(READY) ## Run linter, formatter, type checker and import rules
 
 bench: $(READY) ## Measure the budgets and compare with other libraries
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(READY) ## Write the generated parts of the documentation again
+	@$(BIN)/python -m tests.reference
 
 format: $(READY) ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -67,7 +67,7 @@ class Ledger:
     def operations(self) -> Json:
         """What ``/operations/overview`` must say."""
         return {
-            "agents_by_status": Counter(status.value for status in self.statuses.values()),
+            "agents_by_status": _count_by_status(self.statuses.values()),
             "active_conversations": _count(self.conversations, Outcome.ACTIVE),
             "silent_agents": [],
             "activities": self.activities,
@@ -105,6 +105,11 @@ def _success_rates(held: Sequence[Held]) -> Json:
         "active": _count(held, Outcome.ACTIVE),
         "success_rate": completed / (completed + failed) if completed + failed else None,
     }
+
+
+def _count_by_status(statuses: Iterable[AgentStatus]) -> Json:
+    counts = Counter(statuses)
+    return {status.value: counts[status] for status in AgentStatus}
 
 
 def _count(held: Sequence[Held], outcome: Outcome) -> int:
