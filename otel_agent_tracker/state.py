@@ -295,6 +295,13 @@ class State:
         ).fetchall()
         return [OutboxRow(*row) for row in rows]
 
+    def row(self, row_id: int) -> tuple[OutboxRow, bool] | None:
+        """The row of that id, and whether it is a dead letter."""
+        row = self._connection.execute(
+            f"SELECT {', '.join(OutboxRow._fields)}, dead FROM outbox WHERE id = ?", (row_id,)
+        ).fetchone()
+        return (OutboxRow(*row[:-1]), bool(row[-1])) if row else None
+
     def revive(self, row_id: int | None) -> int:
         """Make one dead letter, or all of them, pending again; how many."""
         where, values = ("", ()) if row_id is None else (" AND id = ?", (row_id,))

@@ -8,7 +8,7 @@ saves a good third of the CPU of a request, and httpx would log every URL.
 from otel_agent_tracker.client.answers import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
 from otel_agent_tracker.client.calls import ApiKey
 from otel_agent_tracker.client.clients import AsyncTrackerClient, TrackerClient
-from otel_agent_tracker.client.routes import Verify
+from otel_agent_tracker.client.routes import Verify, tls_context
 
 __all__ = [
     "ApiKey",
@@ -21,4 +21,5 @@ __all__ = [
     "Retry",
     "TrackerClient",
     "Verify",
+    "tls_context",
 ]

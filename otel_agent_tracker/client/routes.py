@@ -14,7 +14,7 @@ import httpcore
 from otel_agent_tracker.client.answers import Misconfigured
 from otel_agent_tracker.client.deadline import DeadlineBackend
 
-__all__ = ["Route", "Routes", "Verify", "new_async_pool", "new_pool"]
+__all__ = ["Route", "Routes", "Verify", "new_async_pool", "new_pool", "tls_context"]
 
 Verify: TypeAlias = bool | str | os.PathLike[str] | ssl.SSLContext
 """True, False, the path of a CA file or folder, or a finished context."""
@@ -36,7 +36,7 @@ class Routes:
     def __init__(self, trust_env: bool, verify: Verify) -> None:
         self._trust_env = trust_env
         self._verify = verify
-        self._tls = None if isinstance(verify, bool) else _tls_context(verify)
+        self._tls = None if isinstance(verify, bool) else tls_context(verify)
 
     def to(self, url: httpcore.URL) -> Route | Misconfigured:
         """The route to the server of `url`, by the environment as it is now."""
@@ -50,7 +50,7 @@ class Routes:
         """What a pool of connections on `route` is made with."""
         options: dict[str, Any] = {"max_connections": 1, "keepalive_expiry": KEEPALIVE_SECONDS}
         if route.scheme == "https":  # only now: the system's certificates take some 20 ms to load
-            self._tls = self._tls or _tls_context(self._verify)
+            self._tls = self._tls or tls_context(self._verify)
             options["ssl_context"] = self._tls
         if route.proxy is not None:
             options |= _proxy_options(route.proxy)
@@ -96,7 +96,8 @@ def _proxy_options(proxy: str) -> dict[str, Any]:
     return {"proxy_url": url, "proxy_auth": login}
 
 
-def _tls_context(verify: Verify) -> ssl.SSLContext:
+def tls_context(verify: Verify = True) -> ssl.SSLContext:
+    """What connections are encrypted and servers checked with; ValueError if `verify` names no certificates."""
     if isinstance(verify, ssl.SSLContext):
         return verify
     if not isinstance(verify, bool):
