@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from otel_agent_tracker.semconv import VERSION
-from otel_agent_tracker.server import dashboard, routes
+from otel_agent_tracker.server import dashboard, reference, routes
 from otel_agent_tracker.server.guard import Guard, Logins, unavailable
 from otel_agent_tracker.server.limits import BodyLimit, SecurityHeaders
 from otel_agent_tracker.server.selection import InvalidCursor
@@ -52,12 +52,14 @@ def create_app(
         summary="Conversations of AI agents: which are open, how each ended, how fast agents answer.",
         lifespan=lifespan,
         redirect_slashes=False,  # an id may end with a slash
+        docs_url=None,  # the framework's own page loads its scripts from other hosts
         redoc_url=None,
     )
     app.state.store = store
     app.state.logins = logins
     app.include_router(routes.router)
     dashboard.install(app)
+    reference.install(app)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(InvalidCursor, _answer_invalid_cursor)
     app.add_exception_handler(OperationalError, _answer_unavailable)

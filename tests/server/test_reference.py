@@ -1,0 +1,21 @@
+"""The API reference."""
+
+from __future__ import annotations
+
+import re
+
+from tests.server.world import Client
+
+
+def test_the_reference_asks_no_other_host(client: Client) -> None:
+    """Everything that the page loads is served by the tracker itself, and its policy allows nothing else."""
+    page = client.get("/docs")
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) == 3
+    for path in loaded:
+        assert path.startswith("/")
+        assert client.get(path).status_code == 200
+    policy = page.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
