@@ -1,7 +1,8 @@
 """The channel to one destination: what an answer means for what is sent next. No I/O, no thread, no clock.
 
 One back-off holds for the whole channel; after it one probe goes first. A path that a tracker does not know
-pauses alone. An event is to blame only if others of its path succeed.
+pauses alone, and where none is known the address is wrong and all pause. An event is to blame only if others
+of its path succeed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
 from otel_agent_tracker.wire import Capabilities
@@ -70,10 +72,12 @@ class Channel:
         self._not_before = 0.0
         self._failures = 0
         self._ask_again_at = 0.0
+        self._no_batches_until = 0.0
         self._paused_until: dict[str, float] = {}
+        self._working: set[str] = set()
         self._successes: Counter[str] = Counter()
         self._suspects: dict[str, _Suspect] = {}
-        self._warnings: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
 
     def seconds_to_wait(self, now: float) -> float:
         """How long nothing may be sent; 0 when it may."""
@@ -87,15 +91,23 @@ class Channel:
         """Whether the tracker is to be asked what it offers before anything else is sent."""
         return self.capabilities is None or now >= self._ask_again_at
 
-    def answered_capabilities(self, answer: Capabilities | Retry | Misconfigured, now: float) -> None:
-        """The tracker said what it offers, or did not."""
+    def answered_capabilities(self, answer: Capabilities | Retry | Misconfigured, now: float) -> bool:
+        """The tracker said what it offers, or did not; whether it offers something else than before."""
         if not isinstance(answer, Capabilities):
-            self._fail(answer, now)
-            return
-        offered_before, self.capabilities = self.capabilities, answer
+            self.fail(answer, now)
+            return False
+        changed = answer != self.capabilities
+        self.capabilities = answer
         self._ask_again_at = float("inf") if answer != Capabilities() else now + CAPABILITIES_INTERVAL
-        if offered_before is not None and offered_before != answer:
+        if changed:
+            self._no_batches_until = 0.0
             self._paused_until.clear()
+            self._suspects.clear()
+        return changed
+
+    def batch(self, now: float) -> dict[str, Any] | None:
+        """The tracker's offer of batches, unless it has just refused one; single requests go on."""
+        return self.capabilities.batch if self.capabilities and now >= self._no_batches_until else None
 
     def paused_paths(self, now: float) -> list[str]:
         """The paths whose events wait."""
@@ -105,6 +117,10 @@ class Channel:
         """The paths that were refused and are to be tried with one event."""
         return frozenset(self._paused_until)
 
+    def refused_until(self, path: str) -> float:
+        """What orders probes: paths never refused come first, then the one refused longest ago."""
+        return self._paused_until.get(path, 0.0)
+
     def is_suspect(self, event_id: str) -> bool:
         """Whether the path of this event was refused when it was sent."""
         return event_id in self._suspects
@@ -113,69 +129,87 @@ class Channel:
         """What becomes of the event that was answered by `result`."""
         match result:
             case Delivered():
-                return self._succeed(event_id, path)
+                return self._succeed(event_id, path, now)
             case Refused(409, _) if sent_before:
-                return self._succeed(event_id, path)
+                return self._succeed(event_id, path, now)
             case Refused(status, reason):
-                self._open()
+                self._open(now)
+                # only the status: what a tracker says of an event may repeat its content
+                self._warn(now, "the tracker refuses events, which are kept as dead letters: %s", str(status))
                 return Dead(f"{status} {reason}".strip())
             case NotOffered(_, reason):
                 return self._refuse_path(event_id, path, reason, now)
             case Retry() | Misconfigured():
-                self._fail(result, now)
+                self.fail(result, now)
                 return Later(result.reason)
 
-    def fail(self, result: Retry | Misconfigured, now: float) -> None:
-        """A request that was about no single event failed."""
-        self._fail(result, now)
+    def fail(self, failure: Retry | Misconfigured, now: float) -> None:
+        """A request failed for no fault of its events. Of several that were under way it is one failure."""
+        self.probing = True
+        self._not_before = max(self._not_before, now + self._delay(failure, now))
+        if isinstance(failure, Misconfigured):
+            self._warn(now, "the tracker is not usable, events are kept: %s", failure.reason)
+        else:
+            self._warn(now, "the tracker cannot be reached, events are kept: %s", failure.reason)
 
-    def refuse_batches(self, reason: str, now: float) -> None:
-        """The path of batches is not known any more; what is offered is asked again."""
-        self.capabilities = None
-        self._fail(Misconfigured(f"batches are refused: {reason}"), now)
+    def refuse_batches(self, path: str, reason: str, now: float) -> None:
+        """The path of batches is not known any more: events go singly, and what is offered is asked again."""
+        self._open(now)
+        self._no_batches_until = now + PAUSE
+        self._ask_again_at = min(self._ask_again_at, now)
+        self._warn_of_path(path, reason, now)
 
-    def _succeed(self, event_id: str, path: str) -> Done:
-        self._open()
+    def _succeed(self, event_id: str, path: str, now: float) -> Done:
+        self._open(now)
+        self._working.add(path)
         self._successes[path] += 1
         self._paused_until.pop(path, None)
         self._suspects.pop(event_id, None)
         return Done()
 
-    def _open(self) -> None:
-        self._failures = 0
-        self.probing = False
+    def _open(self, now: float) -> None:
+        """The tracker answers; unless another request that was under way with this one failed meanwhile."""
+        if now >= self._not_before:
+            self._failures = 0
+            self.probing = False
 
-    def _fail(self, failure: Retry | Misconfigured, now: float) -> None:
-        self.probing = True
+    def _delay(self, failure: Retry | Misconfigured, now: float) -> float:
         if isinstance(failure, Misconfigured):
-            self._not_before = now + PAUSE
-            self._warn(now, "the tracker is not usable, events are kept: %s", failure.reason)
-            return
-        delay = failure.after_seconds
-        if delay is None:
-            delay = self._jitter(min(MAX_INTERVAL, INITIAL_INTERVAL * 2.0**self._failures))
+            return PAUSE
+        asked = failure.after_seconds or 0.0
+        if now < self._not_before or asked >= INITIAL_INTERVAL:
+            return asked
         self._failures = min(self._failures + 1, 10)
-        self._not_before = max(self._not_before, now + delay)
-        self._warn(now, "the tracker cannot be reached, events are kept: %s", failure.reason)
+        return max(asked, self._jitter(min(MAX_INTERVAL, INITIAL_INTERVAL * 2.0 ** (self._failures - 1))))
 
     def _refuse_path(self, event_id: str, path: str, reason: str, now: float) -> Verdict:
-        self.probing = False
+        self._open(now)
+        self._working.discard(path)
         self._paused_until[path] = now + PAUSE
         self._ask_again_at = min(self._ask_again_at, now)
-        self._warn(
-            now, "the tracker refuses a path, its events are kept; is the URL right? %s", f"{path}: {reason}"
-        )
+        self._warn_of_path(path, reason, now)
+        if len(self._paused_until) > 1 and not self._working:
+            self.probing = True
+            self._not_before = max(self._not_before, now + PAUSE)
+        if self._is_to_blame(event_id, path):
+            del self._suspects[event_id]
+            return Dead(f"{path}: {reason}")
+        return Later(f"{path}: {reason}", PAUSE)
+
+    def _is_to_blame(self, event_id: str, path: str) -> bool:
+        """Whether others succeeded between this event's refusals, of which this is the third."""
         suspect = self._suspects.setdefault(event_id, _Suspect(self._successes[path]))
         if self._successes[path] > suspect.successes_seen:
             suspect.confirmed += 1
             suspect.successes_seen = self._successes[path]
-        if suspect.confirmed < REFUSALS_BEFORE_DEATH - 1:
-            return Later(f"{path}: {reason}", PAUSE)
-        del self._suspects[event_id]
-        return Dead(f"{path}: {reason}")
+        return suspect.confirmed >= REFUSALS_BEFORE_DEATH - 1
+
+    def _warn_of_path(self, path: str, reason: str, now: float) -> None:
+        message = "the tracker refuses a path, its events are kept; is the URL right? %s"
+        self._warn(now, message, f"{path}: {reason}")
 
     def _warn(self, now: float, message: str, detail: str) -> None:
         """One line a minute for each message."""
-        if now >= self._warnings.get(message, -PAUSE) + PAUSE:
-            self._warnings[message] = now
+        if now >= self._warned_at.get(message, now - PAUSE) + PAUSE:
+            self._warned_at[message] = now
             _logger.warning(message, detail)

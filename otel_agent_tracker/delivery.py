@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -35,6 +36,7 @@ class Sender(Protocol):
     def send_batch(
         self, path: str, events: Sequence[bytes], event_ids: Sequence[str]
     ) -> Result | list[Result]: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class OtlpSender:
     """Sends encoded spans to an OTLP endpoint, as if it offered batches and everything else."""
 
     post: Callable[[bytes], Result]
+    close: Callable[[], None] = lambda: None
 
     def capabilities(self) -> Capabilities:
         """Everything: an OTLP endpoint takes any span."""
@@ -65,7 +68,6 @@ class _Parcel:
     path: str
     body: bytes
     companions: tuple[int, ...] = ()
-    has_roll_up: bool = False
 
 
 _Sent = list[tuple[_Parcel, Result]]
@@ -73,6 +75,7 @@ _Sent = list[tuple[_Parcel, Result]]
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
+    path: str
     parcels: list[_Parcel]
     result: Result | list[Result]
 
@@ -83,7 +86,8 @@ _Finished = _Sent | _Batch | Capabilities | Retry | Misconfigured | None
 class Delivery:
     """Delivers the outbox of `state` through `sender`; `step` never waits.
 
-    Only the worker's thread may use it; `wake` is called from lanes when an answer has come.
+    Only the worker's thread may use it; `wake` is called from lanes when an answer has come. An answer is kept
+    until it is noted in `state`, and nothing else is sent before: a disk that is full repeats no delivery.
     """
 
     def __init__(
@@ -101,24 +105,38 @@ class Delivery:
         self._clock = clock
         self._otlp = otlp
         self._channel = channel or Channel()
-        self._lanes: Lanes[_Finished] = Lanes(LANES, wake)
+        self._lanes: Lanes[_Finished] = Lanes(LANES, wake, _failed)
+        self._answers: deque[_Finished] = deque()
         self._batch_limit = 1 << 30
         self._held: dict[int, float] = {}
+        self._has_roll_ups = state.has_roll_ups()
         self._sent_before = state.newest_pending_id()  # a process that died may have sent these
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether an answer is awaited, or has not been noted."""
+        return bool(self._lanes.in_flight or self._answers)
 
     def step(self) -> float | None:
         """Take in the answers that have come and send what may be sent.
 
         Returns the seconds after which to call again, None if only a new event or an answer makes a difference.
+        Raises sqlite3.Error if the state file refuses; then nothing is lost, and the next step tries again.
         """
-        for finished in self._lanes.finished():
-            self._settle(finished)
+        self.settle()
         while not self._lanes.in_flight:
             now = self._clock.monotonic()
             wait = self._channel.seconds_to_wait(now)
             if wait or not self._dispatch(now):
                 return wait or self._seconds_to_held(now)
         return None
+
+    def settle(self) -> None:
+        """Take in the answers that have come, and send nothing. Raises as `step` does."""
+        self._answers += self._lanes.finished()
+        while self._answers:
+            self._settle(self._answers[0])
+            self._answers.popleft()
 
     def send_heartbeats(self, heartbeats: Iterable[bytes]) -> None:
         """Send these now if the channel is open and the tracker wants them; else they are forgotten."""
@@ -132,34 +150,31 @@ class Delivery:
         """Send nothing more; what is under way is sent again by whoever delivers next."""
         self._lanes.close()
 
+    def join(self, timeout_seconds: float) -> None:
+        """After `close`: wait until nothing is under way, `timeout_seconds` for each lane at most."""
+        self._lanes.join(timeout_seconds)
+
     # --- sending --------------------------------------------------------------------------------------------
 
     def _dispatch(self, now: float) -> bool:
         """Put requests under way, or settle rows that need none; False if nothing is to be done now."""
-        rows = self._next_rows(now)
+        batch = self._channel.batch(now)
+        most = min(batch["max_events"], self._batch_limit) if batch else LANES * ROWS_PER_LANE
+        rows = self._next_rows(now, most)
         if not rows:
             return False
         if self._channel.must_ask_capabilities(now):
             self._lanes.submit(self._sender.capabilities)
-            return True
-        parcels = self._parcels(rows)
-        if parcels and self._batch is not None:
-            self._send_batch(parcels)
+        elif batch is not None:
+            self._send_batch(batch["path"], self._parcels(rows))
         else:
-            self._send_singly(parcels)
+            self._send_singly(self._parcels(self._to_probe(rows) if self._channel.probing else rows))
         return True
 
-    @property
-    def _batch(self) -> dict[str, Any] | None:
-        return self._channel.capabilities.batch if self._channel.capabilities else None
-
-    def _next_rows(self, now: float) -> list[OutboxRow]:
+    def _next_rows(self, now: float, most: int) -> list[OutboxRow]:
         self._held = {row_id: until for row_id, until in self._held.items() if until > now}
-        limit = min(self._batch["max_events"], self._batch_limit) if self._batch else LANES * ROWS_PER_LANE
-        paused = self._channel.paused_paths(now)
-        found = self._state.pending(limit + len(self._held), without_paths=paused)
-        rows = self._one_for_each_probed_path([row for row in found if row.id not in self._held])
-        return rows[:1] if self._channel.probing and not self._batch else rows[:limit]
+        found = self._state.pending(most + len(self._held), without_paths=self._channel.paused_paths(now))
+        return self._one_for_each_probed_path([row for row in found if row.id not in self._held])[:most]
 
     def _one_for_each_probed_path(self, rows: list[OutboxRow]) -> list[OutboxRow]:
         """Of a path that was refused only one event goes: one that was not refused itself, if there is one."""
@@ -170,15 +185,19 @@ class Delivery:
             rows = [row for row in rows if row.id not in left_out]
         return rows
 
-    def _send_batch(self, parcels: list[_Parcel]) -> None:
-        path = self._batch["path"] if self._batch else ""
+    def _to_probe(self, rows: list[OutboxRow]) -> list[OutboxRow]:
+        return [min(rows, key=lambda row: (self._channel.refused_until(row.path), row.id))]
+
+    def _send_batch(self, path: str, parcels: list[_Parcel]) -> None:
+        if not parcels:
+            return
         parcels = _up_to(MAX_BATCH_BYTES, parcels)
         events = [self._element(parcel) for parcel in parcels]
         ids = [parcel.row.event_id for parcel in parcels]
-        self._lanes.submit(lambda: _Batch(parcels, self._sender.send_batch(path, events, ids)))
+        self._lanes.submit(lambda: _Batch(path, parcels, self._sender.send_batch(path, events, ids)))
 
     def _element(self, parcel: _Parcel) -> bytes:
-        return parcel.row.otlp if self._otlp else forms.batch_event(parcel.row, parcel.body)
+        return parcel.row.otlp if self._otlp else forms.batch_event(parcel.row, parcel.path, parcel.body)
 
     def _send_singly(self, parcels: list[_Parcel]) -> None:
         for lane in _shared_out(parcels):
@@ -188,11 +207,16 @@ class Delivery:
         """Send one after another, up to the first that has to be sent again."""
         sent: _Sent = []
         for parcel in parcels:
-            result = self._sender.send(parcel.path, parcel.body, event_id=parcel.row.event_id)
+            if self._lanes.closed:
+                break
+            result = self._sender.send(parcel.path, self._single(parcel), event_id=parcel.row.event_id)
             sent.append((parcel, result))
             if not isinstance(result, Delivered | Refused):
                 break
         return sent
+
+    def _single(self, parcel: _Parcel) -> bytes:
+        return parcel.row.otlp if self._otlp else parcel.body
 
     def _send_heartbeat(self, path: str, body: bytes) -> None:
         self._sender.send(path, body)
@@ -202,11 +226,19 @@ class Delivery:
     def _parcels(self, rows: Iterable[OutboxRow]) -> list[_Parcel]:
         """The rows in the form that this tracker takes; those that it takes in no form are settled here."""
         offered = self._channel.capabilities or Capabilities()
-        if offered.turns and offered.feedback:
+        if offered.turns and offered.feedback and not self._has_roll_ups:
             return [_Parcel(row, row.path, row.body) for row in rows]
         with self._state.transaction():
-            parcels = (self._parcel(row, offered) for row in rows)
-            return [parcel for parcel in parcels if parcel is not None]
+            parcels = [self._readable_parcel(row, offered) for row in rows]
+        return [parcel for parcel in parcels if parcel is not None]
+
+    def _readable_parcel(self, row: OutboxRow, offered: Capabilities) -> _Parcel | None:
+        """`_parcel`, unless an earlier or later release wrote the row in a way that this one cannot read."""
+        try:
+            return self._parcel(row, offered)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._state.dead_letter(row.id, f"the event cannot be read: {error!r}")
+            return None
 
     def _parcel(self, row: OutboxRow, offered: Capabilities) -> _Parcel | None:
         match row.event:
@@ -220,33 +252,43 @@ class Delivery:
         return _Parcel(row, row.path, row.body)
 
     def _roll_up(self, row: OutboxRow) -> None:
+        self._has_roll_ups = True
         roll_up = self._state.roll_up(row.lane) or RollUp()
         roll_up.add(orjson.loads(row.body))
         self._state.put_roll_up(row.lane, roll_up)
         self._state.delivered([row.id])
 
     def _end(self, row: OutboxRow, offered: Capabilities) -> _Parcel:
-        roll_up = None if offered.turns else self._state.roll_up(row.lane)
-        given = [] if offered.feedback else self._state.pending_of(row.lane, Event.CONVERSATION_FEEDBACK)
-        body = forms.end_with(
-            row.body, roll_up=roll_up, feedback=[feedback.body for feedback in reversed(given)]
-        )
-        companions = tuple(feedback.id for feedback in given)
-        return _Parcel(row, row.path, body, companions=companions, has_roll_up=roll_up is not None)
+        """The roll-up moves into the row for good: turns that come now are the next conversation's."""
+        roll_up = self._state.roll_up(row.lane)
+        if roll_up is not None:
+            row = row._replace(body=forms.end_with_roll_up(row.body, roll_up))
+            self._state.rewrite(row.id, row.body)
+            self._state.drop_roll_up(row.lane)
+        if offered.feedback:
+            return _Parcel(row, row.path, row.body)
+        given = [one for one in self._waiting_feedback(row.lane) if one.time_us <= row.time_us]
+        body = forms.end_with_feedback(row.body, [one.body for one in given])
+        return _Parcel(row, row.path, body, companions=tuple(one.id for one in given))
 
     def _feedback(self, row: OutboxRow) -> _Parcel | None:
-        """With the end that is still to be sent, else as a second end, else it waits for one, for a day."""
-        ended = self._state.tombstone(row.lane)
-        if ended is not None and not self._state.pending_of(row.lane, Event.CONVERSATION):
-            path, body = forms.second_end(row.body, ended)
+        """With the end that is still to come or to be sent, else as a second end, else it waits, for a day."""
+        live, ended = self._state.session(row.lane), self._state.tombstone(row.lane)
+        is_open = live is not None and live.start_us <= row.time_us
+        if ended is not None and not is_open and not self._state.pending_of(row.lane, Event.CONVERSATION):
+            path, body = forms.second_end(row, ended)
             return _Parcel(row, path, body)
-        if ended is None and self._clock.time_ns() // 1000 - row.time_us > FEEDBACK_HOLD_US:
+        now_us = self._clock.time_ns() // 1000
+        if ended is None and not is_open and now_us - row.time_us > FEEDBACK_HOLD_US:
             self._state.dead_letter(
                 row.id, "the tracker takes no feedback and the conversation has no end yet"
             )
             return None
         self._held[row.id] = self._clock.monotonic() + HOLD_SECONDS
         return None
+
+    def _waiting_feedback(self, lane: str) -> list[OutboxRow]:
+        return self._state.pending_of(lane, Event.CONVERSATION_FEEDBACK)
 
     def _seconds_to_held(self, now: float) -> float | None:
         paused = HOLD_SECONDS if self._channel.paused_paths(now) else None
@@ -259,43 +301,43 @@ class Delivery:
             case None:
                 pass
             case Capabilities() | Retry() | Misconfigured():
-                self._channel.answered_capabilities(finished, self._clock.monotonic())
-            case _Batch(parcels, result):
-                self._settle_batch(parcels, result)
+                if self._channel.answered_capabilities(finished, self._clock.monotonic()):
+                    self._held.clear()
+            case _Batch(path, parcels, result):
+                self._settle_batch(path, parcels, result)
             case sent:
                 self._settle_parcels(sent)
 
-    def _settle_batch(self, parcels: list[_Parcel], result: Result | list[Result]) -> None:
+    def _settle_batch(self, path: str, parcels: list[_Parcel], result: Result | list[Result]) -> None:
         """A batch that is refused as a whole is halved until the event to blame is alone."""
         now = self._clock.monotonic()
         match result:
             case list():
-                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
                 self._settle_parcels(zip(parcels, result, strict=True))
+                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
             case Refused() if len(parcels) > 1:
                 self._batch_limit = len(parcels) // 2
             case NotOffered(_, reason):
-                self._channel.refuse_batches(reason, now)
+                self._channel.refuse_batches(path, reason, now)
             case Retry() | Misconfigured():
-                self._channel.fail(result, now)
                 with self._state.transaction():
                     self._state.note_attempts([parcel.row.id for parcel in parcels], result.reason)
+                self._channel.fail(result, now)
             case _:
-                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
                 self._settle_parcels((parcel, result) for parcel in parcels)
+                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
 
     def _settle_parcels(self, sent: Iterable[tuple[_Parcel, Result]]) -> None:
         now = self._clock.monotonic()
-        delivered: list[int] = []
         with self._state.transaction():
+            delivered: list[int] = []
             for parcel, result in sent:
                 row = parcel.row
                 sent_before = row.attempts > 0 or row.id <= self._sent_before
-                match self._channel.judge(row.event_id, row.path, result, now, sent_before=sent_before):
+                match self._channel.judge(row.event_id, parcel.path, result, now, sent_before=sent_before):
                     case Done():
                         delivered += (row.id, *parcel.companions)
-                        if parcel.has_roll_up:
-                            self._state.drop_roll_up(row.lane)
+                        self._release_feedback(row)
                     case Later(reason, seconds):
                         self._state.note_attempts([row.id], reason)
                         if seconds:
@@ -303,6 +345,17 @@ class Delivery:
                     case Dead(reason):
                         self._state.dead_letter(row.id, reason)
             self._state.delivered(delivered)
+
+    def _release_feedback(self, row: OutboxRow) -> None:
+        """Feedback that waited for this end need wait no longer."""
+        if row.event == Event.CONVERSATION and self._held:
+            for feedback in self._waiting_feedback(row.lane):
+                self._held.pop(feedback.id, None)
+
+
+def _failed(error: Exception) -> Retry:
+    """A sender's mistake is nobody's event's."""
+    return Retry(f"the request could not be made: {type(error).__name__}")
 
 
 def _up_to(most_bytes: int, parcels: list[_Parcel]) -> list[_Parcel]:

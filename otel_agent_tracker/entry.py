@@ -52,19 +52,33 @@ class Entry(NamedTuple):
     def decode(cls, payload: bytes) -> Entry:
         """The entry of a journal frame; raises ValueError if it is none."""
         head, body, otlp = payload.split(b"\n", 2)
-        event, event_id, path, agent_id, time_us, session_id, service, lacks = orjson.loads(head)
-        return cls(
-            event=Event(event),
-            event_id=event_id,
-            path=path,
-            body=orjson.loads(body),
-            agent_id=agent_id,
-            time_us=time_us,
-            session_id=session_id,
-            service=service,
-            lacks=tuple(lacks),
-            otlp=otlp,
-        )
+        match orjson.loads(head), orjson.loads(body):
+            case (
+                [
+                    str(event),
+                    str(event_id),
+                    str(path),
+                    str(agent_id),
+                    int(time_us),
+                    str() | None as session_id,
+                    dict() | None as service,
+                    list(lacks),
+                ],
+                dict(fields),
+            ):
+                return cls(
+                    event=Event(event),
+                    event_id=event_id,
+                    path=path,
+                    body=fields,
+                    agent_id=agent_id,
+                    time_us=time_us,
+                    session_id=session_id,
+                    service=service,
+                    lacks=tuple(lacks),
+                    otlp=otlp,
+                )
+        raise ValueError("the frame holds no entry of this release")
 
     @property
     def lane(self) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "checksum",
     "encode",
     "scan",
+    "whole_length",
 ]
 
 MAGIC = b"\xff\xf5\xc1\xfe"
@@ -80,6 +81,14 @@ def scan(data: bytes, offset: int, max_bytes: int) -> ReadResult:
         skipped += damaged
         at = following
     return ReadResult(payloads, offset + at, skipped)
+
+
+def whole_length(data: bytes) -> int:
+    """How many bytes of `data` are frames, from its beginning to the first place where there is none."""
+    at = 0
+    while size := _claimed_size(data, at):
+        at += size
+    return at
 
 
 def _claimed_size(data: bytes, at: int) -> int:

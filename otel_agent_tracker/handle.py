@@ -24,6 +24,10 @@ class FlushRequest:
     done: threading.Event = field(default_factory=threading.Event)
     target: int | None = None
     """The newest row to wait for; None until the worker has looked."""
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    """How far segments of other living processes are to be stored first."""
+    abandoned: bool = False
+    """Whether nobody waits any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class WorkerHandle:
         self._main = main
         self._wake = wake
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in between
 
     @property
     def started(self) -> bool:
@@ -67,13 +71,12 @@ class WorkerHandle:
         with self._lock:
             if self._thread is not None or self.stopping.is_set():
                 return
-            thread = threading.Thread(target=self._run, name="otel-agent-tracker", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="otel-agent-tracker", daemon=True)
             try:
-                thread.start()
+                self._thread.start()
             except RuntimeError:
+                self._thread = None
                 _logger.debug("no thread can be started; events stay where they are")
-                return
-            self._thread = thread
 
     def wake(self) -> None:
         """Let the worker look now instead of at the end of its sleep."""
@@ -88,10 +91,13 @@ class WorkerHandle:
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until what is pending now is delivered or dead-lettered; False when the time is over."""
         self.start()
+        if self._thread is None or self.stopping.is_set():
+            return False
         request = FlushRequest()
         self.flushes.append(request)
         self.wake()
-        return request.done.wait(timeout_seconds) if self._thread else False
+        request.abandoned = not request.done.wait(timeout_seconds)
+        return not request.abandoned
 
     def heartbeat(self, agent_id: str) -> None:
         """Send a heartbeat for the agent soon, if the tracker takes any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -11,29 +12,36 @@ __all__ = ["Lanes"]
 
 _Result = TypeVar("_Result")
 
+_logger = logging.getLogger(__name__)
+
 
 class Lanes(Generic[_Result]):
     """Runs jobs on at most `count` threads, started when there is work for them; `done` is called after each.
 
-    Jobs must not raise. After `close` threads end with the job they are at, and its result is lost.
+    A job that raises has the result that `failed` makes of its exception. After `close` threads end with the
+    job they are at, the other jobs are not begun, and no result is of use any more. One thread submits, takes
+    results and closes.
     """
 
-    def __init__(self, count: int, done: Callable[[], None]) -> None:
-        self.count = count
+    def __init__(self, count: int, done: Callable[[], None], failed: Callable[[Exception], _Result]) -> None:
         self.in_flight = 0
+        self.closed = False
+        self._count = count
         self._done = done
+        self._failed = failed
         self._jobs: SimpleQueue[Callable[[], _Result] | None] = SimpleQueue()
         self._results: SimpleQueue[_Result] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def submit(self, job: Callable[[], _Result]) -> None:
-        """Run `job` on a lane."""
+        """Run `job` on a lane; where no thread can be started, as while the interpreter exits, run it here."""
         self.in_flight += 1
-        if len(self._threads) < min(self.count, self.in_flight):
-            thread = threading.Thread(target=self._run, name="otel-agent-tracker-lane", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._jobs.put(job)
+        if len(self._threads) < min(self._count, self.in_flight):
+            self._start_thread()
+        if self._threads:
+            self._jobs.put(job)
+        else:
+            self._do(job)
 
     def finished(self) -> list[_Result]:
         """The results that have come since the last call."""
@@ -47,6 +55,7 @@ class Lanes(Generic[_Result]):
 
     def close(self) -> None:
         """Let every thread end; idempotent."""
+        self.closed = True
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -55,7 +64,23 @@ class Lanes(Generic[_Result]):
         for thread in self._threads:
             thread.join(timeout_seconds)
 
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name="otel-agent-tracker-lane", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _logger.debug("no lane can be started: %s", error)
+        else:
+            self._threads.append(thread)
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._results.put(job())
-            self._done()
+        while (job := self._jobs.get()) is not None and not self.closed:
+            self._do(job)
+
+    def _do(self, job: Callable[[], _Result]) -> None:
+        try:
+            result = job()
+        except Exception as error:  # noqa: BLE001 - a lost job would leave the worker waiting for ever
+            result = self._failed(error)
+        self._results.put(result)
+        self._done()

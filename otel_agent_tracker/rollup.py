@@ -33,8 +33,8 @@ class RollUp:
 
     @classmethod
     def from_json(cls, value: Json) -> RollUp:
-        """The roll-up that `to_json` gave."""
-        return cls(**value)
+        """The roll-up that `to_json` gave; fields of a later release are passed over."""
+        return cls(**{name: value[name] for name in cls.__slots__ if name in value})
 
     def to_json(self) -> Json:
         """The roll-up as the state file keeps it."""

@@ -28,7 +28,7 @@ except ImportError:  # pragma: no cover - a platform without them has the journa
 else:
     DISK_SUPPORTED = hasattr(os, "pread") and hasattr(os, "geteuid")
 
-__all__ = ["DISK_SUPPORTED", "SUFFIX", "Segment", "adopt_dead"]
+__all__ = ["DISK_SUPPORTED", "SUFFIX", "Segment", "adopt_dead", "private_folder"]
 
 SUFFIX = ".journal-1"  # the number is the format's: another release's files of another format are left alone
 READ_BYTES = 1024 * 1024
@@ -57,7 +57,7 @@ class Segment:
     def create(cls, path: Path, size: int, on_skip: Callable[[int], None]) -> Segment:
         """A new, locked, preallocated file of `size` bytes; raises OSError if the disk refuses."""
         with ExitStack() as undo:
-            with _private_folder(path.parent) as folder:
+            with private_folder(path.parent) as folder:
                 fd = os.open(path.name, _NEW, 0o600, dir_fd=folder)
             undo.callback(os.close, fd)
             undo.callback(path.unlink, missing_ok=True)
@@ -176,7 +176,7 @@ def adopt_dead(
     Skips the names in `known` and deletes what was never written. Raises OSError if the folder is not fit.
     """
     adopted: list[Segment] = []
-    with _private_folder(folder) as folder_fd:
+    with private_folder(folder) as folder_fd:
         for name in sorted(entry.name for entry in os.scandir(folder_fd)):
             if len(adopted) == most:
                 break
@@ -204,7 +204,7 @@ def _adopt(path: Path, folder: int, on_skip: Callable[[int], None]) -> Segment |
 
 
 @contextmanager
-def _private_folder(path: Path) -> Iterator[int]:
+def private_folder(path: Path) -> Iterator[int]:
     """A descriptor of the folder, made if missing; OSError if it is a symlink or somebody else's."""
     try:
         folder = os.open(path, _FOLDER)

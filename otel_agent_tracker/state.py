@@ -1,15 +1,18 @@
 """The state file: open sessions, outbox, dead letters and counters of one state folder, in SQLite.
 
-Only workers use it, each through a connection of its own. What belongs together moves in one transaction:
+Only workers use it, each through a connection of its own. Numbers of rows in `OutboxRow.id` only grow, so they
+tell what was there before. What belongs together moves in one transaction:
 the journal's consumed offset with the rows made from it, an end with its session. `accepted = delivered +
 pending + dead-lettered + dropped` holds after each.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,10 +107,12 @@ class State:
     """
 
     def __init__(self, path: Path | None, *, writer: str, max_bytes: int) -> None:
+        self._path = path
         self._writer = writer
         self._connection = sqlite3.connect(str(path or ":memory:"), isolation_level=None, timeout=5.0)
         try:
             self._prepare(max_bytes)
+            self._file = path.stat() if path else None
         except BaseException:
             self._connection.close()
             raise
@@ -124,11 +129,27 @@ class State:
                 raise sqlite3.NotSupportedError(f"state file format {found} is newer than {FORMAT}")
             for statement in _SCHEMA:
                 execute(statement)
+            execute("INSERT OR IGNORE INTO counters VALUES ('identity', ?)", (random.getrandbits(62),))
             execute(f"PRAGMA user_version = {FORMAT}")
 
     def close(self) -> None:
         """Close the connection; idempotent."""
         self._connection.close()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether everything is in the memory of this process."""
+        return self._path is None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still at its path: what goes into a deleted file ends with the process."""
+        if self._path is None or self._file is None:
+            return True
+        try:
+            return os.path.samestat(self._path.stat(), self._file)
+        except OSError:
+            return False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -159,10 +180,14 @@ class State:
     # --- sessions -------------------------------------------------------------------------------------------
 
     def put_sessions(self, rows: Iterable[SessionRow]) -> None:
-        """Write open sessions, but none that has ended since it started, nor one over newer activity."""
+        """Write open sessions, but none over newer activity, nor one that has ended since it started.
+
+        An inferred end that activity has overtaken is none.
+        """
         seq = self._next_seq()
         self._connection.executemany(
-            _PUT_SESSION, [(*row, self._writer, seq, row.session_id, row.start_us) for row in rows]
+            _PUT_SESSION,
+            [(*row, self._writer, seq, row.session_id, row.start_us, row.last_activity_us) for row in rows],
         )
 
     def session(self, session_id: str) -> SessionRow | None:
@@ -171,12 +196,12 @@ class State:
         return SessionRow(*row) if row else None
 
     def end_session(self, tombstone: Tombstone) -> None:
-        """The session is not open any more."""
-        self._connection.execute("DELETE FROM sessions WHERE session_id = ?", (tombstone.session_id,))
+        """The conversation is not open any more; a later one of the session is left alone."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*tombstone, self._writer, self._next_seq()),
+            "DELETE FROM sessions WHERE session_id = ? AND start_us <= ?",
+            (tombstone.session_id, tombstone.end_us),
         )
+        self._connection.execute(_PUT_TOMBSTONE, (*tombstone, self._writer, self._next_seq()))
 
     def tombstone(self, session_id: str) -> Tombstone | None:
         """What is remembered of the newest ended conversation of the session."""
@@ -186,31 +211,36 @@ class State:
         return Tombstone(*row) if row else None
 
     def prune_tombstones(self, now_us: int) -> None:
-        """Forget ended conversations after 7 days, and the oldest beyond a million."""
+        """Forget ended conversations after 7 days, and the oldest beyond a million; turns that came too late too."""
         self._connection.execute("DELETE FROM tombstones WHERE end_us < ?", (now_us - TOMBSTONE_US,))
         self._connection.execute(
             "DELETE FROM tombstones WHERE session_id IN "
             "(SELECT session_id FROM tombstones ORDER BY seq DESC LIMIT -1 OFFSET ?)",
             (MAX_TOMBSTONES,),
         )
+        self._connection.execute(_FORGET_ROLL_UPS)
 
     def data_version(self) -> int:
         """Changes when another connection has written."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def changes_of_others(self, since: int) -> tuple[int, list[SessionRow], list[tuple[str, int]]]:
-        """Where the file stands now; sessions that others wrote after `since`; ids and ends of those ended."""
+    def changes_of_others(self, since: int) -> tuple[int, list[SessionRow], list[Tombstone]]:
+        """Where the file stands now; sessions that others wrote after `since`, and conversations they ended."""
         newest = self._connection.execute("SELECT value FROM counters WHERE name = 'seq'").fetchone()[0]
         others = "seq > ? AND writer <> ?"
         sessions = self._connection.execute(
             f"{_SELECT_SESSION} WHERE {others}", (since, self._writer)
         ).fetchall()
         ended = self._connection.execute(
-            f"SELECT session_id, end_us FROM tombstones WHERE {others}", (since, self._writer)
+            f"SELECT {', '.join(Tombstone._fields)} FROM tombstones WHERE {others}", (since, self._writer)
         ).fetchall()
-        return newest, [SessionRow(*row) for row in sessions], ended
+        return newest, [SessionRow(*row) for row in sessions], [Tombstone(*row) for row in ended]
 
     # --- roll-ups -------------------------------------------------------------------------------------------
+
+    def has_roll_ups(self) -> bool:
+        """Whether any session has one."""
+        return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM rollups)").fetchone()[0])
 
     def roll_up(self, session_id: str) -> RollUp | None:
         """The roll-up of the session's turns, if any was added."""
@@ -277,6 +307,10 @@ class State:
         self._connection.executemany("DELETE FROM outbox WHERE id = ?", [(row_id,) for row_id in ids])
         self._count("delivered", self._connection.total_changes - before)
 
+    def rewrite(self, row_id: int, body: bytes) -> None:
+        """The event of this row is told with more in it."""
+        self._connection.execute("UPDATE outbox SET body = ? WHERE id = ?", (body, row_id))
+
     def note_attempts(self, ids: Sequence[int], reason: str) -> None:
         """These rows were sent and not acknowledged."""
         self._connection.executemany(
@@ -317,11 +351,15 @@ class State:
         return number
 
     def counts(self) -> Counts:
-        """The books, counted now."""
-        counters = dict(self._connection.execute("SELECT name, value FROM counters").fetchall())
-        dead_and_live = self._connection.execute(
-            "SELECT dead, count(*), min(time_us) FROM outbox GROUP BY dead"
-        ).fetchall()
+        """The books, counted now, in one look at the file."""
+        self._connection.execute("BEGIN")
+        try:
+            counters = dict(self._connection.execute("SELECT name, value FROM counters").fetchall())
+            dead_and_live = self._connection.execute(
+                "SELECT dead, count(*), min(time_us) FROM outbox GROUP BY dead"
+            ).fetchall()
+        finally:
+            self._connection.execute("ROLLBACK")
         by_dead: dict[int, tuple[int, int]] = {
             dead: (number, oldest) for dead, number, oldest in dead_and_live
         }
@@ -344,6 +382,54 @@ class State:
         )
         return int(pages - free) * _PAGE_BYTES
 
+    # --- another file ---------------------------------------------------------------------------------------
+
+    def take_over(self, other: State) -> int:
+        """Take what `other` holds and this file does not, all or nothing; how many events came.
+
+        Several processes may do so with one deleted file: its history is counted once.
+        """
+        return self._take_over(other._connection)
+
+    def salvage(self, path: Path) -> int:
+        """`take_over` from a damaged file, as far as it can be read."""
+        connection = sqlite3.connect(str(path), isolation_level=None)
+        try:
+            return self._take_over(connection)
+        finally:
+            connection.close()
+
+    def _take_over(self, other: sqlite3.Connection) -> int:
+        with self.transaction():
+            self._connection.executemany(
+                _PUT_OFFSET, _readable(other, "SELECT segment, read_to FROM journal")
+            )
+            for row in _readable(other, f"SELECT {', '.join(Tombstone._fields)} FROM tombstones"):
+                self._connection.execute(_PUT_TOMBSTONE, (*row, self._writer, self._next_seq()))
+            self.put_sessions([SessionRow(*row) for row in _readable(other, _SELECT_SESSION)])
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO rollups VALUES (?, ?)",
+                _readable(other, "SELECT session_id, summary FROM rollups"),
+            )
+            self._take_over_history(dict(_readable(other, "SELECT name, value FROM counters")))
+            before = self._connection.total_changes
+            for order in ("ASC", "DESC"):  # from both ends, up to what cannot be read
+                self._connection.executemany(_TAKE_OVER, _readable(other, _SELECT_ALL.format(order=order)))
+            came = self._connection.total_changes - before
+            self._count("accepted", came)
+        return came
+
+    def _take_over_history(self, counters: Mapping[str, int]) -> None:
+        """What became of events that are not in the outbox any more."""
+        mark = f"took over {counters.get('identity', 0)}"
+        if self._connection.execute("SELECT 1 FROM counters WHERE name = ?", (mark,)).fetchone():
+            return
+        self._count(mark, 1)
+        for name, value in counters.items():
+            if name == "delivered" or name.startswith("dropped."):
+                self._count(name, value)
+                self._count("accepted", value)
+
     def _count(self, name: str, number: int) -> None:
         if number:
             self._connection.execute(
@@ -358,11 +444,20 @@ class State:
         return int(row[0])
 
 
+def _readable(connection: sqlite3.Connection, statement: str) -> Iterator[tuple[Any, ...]]:
+    """The rows up to the first that cannot be read; what lies beyond it is lost."""
+    with suppress(sqlite3.DatabaseError):
+        yield from connection.execute(statement)
+
+
 _SELECT_SESSION = f"SELECT {', '.join(SessionRow._fields)} FROM sessions"
 
 _PUT_SESSION = """
 INSERT INTO sessions SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE session_id = ? AND end_us >= ?)
+WHERE NOT EXISTS (
+    SELECT 1 FROM tombstones
+    WHERE session_id = ? AND end_us >= ? AND (ended_by = 'call' OR end_us >= ?)
+)
 ON CONFLICT (session_id) DO UPDATE SET
     agent_id = excluded.agent_id, start_us = min(start_us, excluded.start_us),
     last_activity_us = excluded.last_activity_us, record = excluded.record,
@@ -371,10 +466,34 @@ ON CONFLICT (session_id) DO UPDATE SET
 WHERE excluded.last_activity_us >= sessions.last_activity_us
 """
 
+_PUT_TOMBSTONE = """
+INSERT INTO tombstones VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (session_id) DO UPDATE SET
+    agent_id = excluded.agent_id, start_us = excluded.start_us, end_us = excluded.end_us,
+    outcome = excluded.outcome, ended_by = excluded.ended_by, quality = excluded.quality,
+    error_message = excluded.error_message, writer = excluded.writer, seq = excluded.seq
+WHERE excluded.end_us >= tombstones.end_us
+"""
+
+_PUT_OFFSET = """
+INSERT INTO journal VALUES (?, ?)
+ON CONFLICT (segment) DO UPDATE SET read_to = max(read_to, excluded.read_to)
+"""
+
+_FORGET_ROLL_UPS = """
+DELETE FROM rollups WHERE session_id NOT IN (SELECT session_id FROM sessions)
+AND session_id NOT IN (SELECT session_id FROM tombstones)
+AND session_id NOT IN (SELECT lane FROM outbox WHERE dead = 0)
+"""
+
 _ACCEPT = """
 INSERT OR IGNORE INTO outbox (event_id, event, path, lane, body, service, otlp, time_us)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
+
+_CARRIED = (*(name for name in OutboxRow._fields if name != "id"), "dead")
+_SELECT_ALL = f"SELECT {', '.join(_CARRIED)} FROM outbox ORDER BY id {{order}}"
+_TAKE_OVER = f"INSERT OR IGNORE INTO outbox ({', '.join(_CARRIED)}) VALUES ({', '.join('?' * len(_CARRIED))})"
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
@@ -401,4 +520,5 @@ _SCHEMA = (
         dead INTEGER NOT NULL DEFAULT 0, reason TEXT
     )""",
     "CREATE INDEX IF NOT EXISTS outbox_by_lane ON outbox (lane)",
+    "CREATE INDEX IF NOT EXISTS outbox_by_time ON outbox (dead, time_us)",  # the books, without the bodies
 )

@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from pathlib import Path
 
 import orjson
@@ -20,25 +21,30 @@ import orjson
 from otel_agent_tracker import mapping, wire
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.delivery import Delivery, Sender
+from otel_agent_tracker.elsewhere import still_unread, unread_elsewhere
 from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.handle import FlushRequest, Snapshot, WorkerHandle
 from otel_agent_tracker.journal import MemoryJournal, Segment
-from otel_agent_tracker.semconv import EndedBy, Event, Origin, TurnStatus
+from otel_agent_tracker.replay import replay
+from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.sender_lock import SenderLock
 from otel_agent_tracker.session_record import last_access_us, loaded
-from otel_agent_tracker.sessions import Expired, SessionMap
+from otel_agent_tracker.sessions import Expired, Session, SessionMap
 from otel_agent_tracker.state import Counts, NewRow, SessionRow, State, Tombstone
+from otel_agent_tracker.state_file import StateFile, is_damage
 
-__all__ = ["Worker", "open_state"]
+__all__ = ["Worker"]
 
 SHARE_INTERVAL = 1.0  # seconds
 IDLE_SWEEP_INTERVAL = 60.0
 HEARTBEAT_INTERVAL = 60.0
 PRUNE_INTERVAL = 3600.0
-PUBLISH_INTERVAL = 0.25
+PUBLISH_REST = 20  # how many times as long as counting takes
 LINGER = 0.05  # events come in bursts; storing them together is cheaper for the host too
 FLUSH_POLL = 0.02
 TROUBLE_INTERVAL = 1.0
+WARNING_INTERVAL = 60.0
+LAST_WORDS = 0.1  # for lanes to end once their connections are closed
 MAX_AGENTS = 1000
 
 _logger = logging.getLogger(__name__)
@@ -48,7 +54,7 @@ class Worker:
     """Runs on the thread that makes it, until `handle.stopping` is set; whatever fails is tried again.
 
     `expire` ends a session that the sweep found; `limit_bytes` bounds the state file; `folder` None keeps
-    everything in memory.
+    everything in memory. `sender` is closed at the end.
     """
 
     def __init__(
@@ -73,79 +79,133 @@ class Worker:
         self._expire = expire
         self._sender = sender
         self._clock = clock
+        self._lock = lock
         self._folder = folder
         self._otlp = otlp
         self._limit_bytes = limit_bytes
         self._cleanup_interval = cleanup_interval
         self._exit_flush_seconds = exit_flush_seconds
-        self._writer = f"{os.getpid()}-{time.time_ns()}"
         self._boot_id = _boot_id()
-        self._lock = lock
-        self._state: State | None = None
+        writer = f"{os.getpid()}-{time.time_ns()}"
+        self._file = StateFile(folder, writer=writer, limit_bytes=limit_bytes)
+        self._damage: sqlite3.Error | None = None
         self._delivery: Delivery | None = None
-        self._forget_state()
-
-    def _forget_state(self) -> None:
+        self._is_changing = False
+        self._seconds_to_send: float | None = None
+        self._flushing: list[FlushRequest] = []
         self._offsets: dict[str, int] = {}
+        self._frames: dict[str, int] = {}  # of our own segments: how many frames are among the absorbed
+        self._absorbed = 0
+        self._dropped = 0
         self._unsaved: set[str] = set()
         self._seen_seq = 0
         self._data_version = -1
-        self._absorbed = 0
-        self._dropped = 0
         self._agents: dict[str, str] = {}
-        self._next_share = self._next_sweep = self._next_publish = self._next_prune = 0.0
-        self._next_heartbeat = self._clock.monotonic() + HEARTBEAT_INTERVAL
-        self._trouble_told = -60.0
+        self._next_share = self._next_publish = 0.0  # on the real clock: other processes keep no other
+        self._next_sweep = self._next_prune = 0.0
+        self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
+        self._trouble_told = -WARNING_INTERVAL
 
     def run(self) -> None:
         """Work until stopped."""
         while not self._handle.stopping.is_set():
-            came = self._journal.wait(self._guarded_cycle())
+            came = self._journal.wait(self._guarded(self._cycle))
             if came and not self._handle.urgent.is_set():
                 self._handle.urgent.wait(LINGER)
             self._handle.urgent.clear()
         self._finish()
 
-    def _guarded_cycle(self) -> float:
-        """One cycle; the boundary at which trouble of the disk, or a mistake of ours, ends."""
+    def _guarded(self, step: Callable[[], float]) -> float:
+        """The boundary at which trouble of the disk, or a mistake of ours, ends; returns how long to sleep."""
         try:
-            return self._cycle()
-        except Exception as error:  # noqa: BLE001 - nothing may end this thread but its own stop
+            return step()
+        except Exception as error:  # noqa: BLE001 - the thread must go on, and whatever was not stored is kept
             self._tell_trouble(error)
-            self._reopen_later()
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                self._damage = error
             return TROUBLE_INTERVAL
 
     def _cycle(self) -> float:
         """Everything that is due; returns how many seconds to sleep."""
         now = self._clock.monotonic()
         self._journal.prepare()
-        state = self._state or self._open()
-        if now >= self._next_share:
-            self._next_share = now + SHARE_INTERVAL
-            self._journal.adopt()
+        state = self._current_state(now)
+        try:
+            self._take_in(state, now)
+        except (
+            sqlite3.OperationalError
+        ) as error:  # full, or busy: what is stored can be delivered all the same
+            self._tell_trouble(error)
+        self._seconds_to_send = self._deliver(state)
+        self._send_heartbeats(now)
+        self._answer_flushes(state)
+        if time.monotonic() >= self._next_publish:
+            self._publish(state)
+        return self._sleep_seconds(now)
+
+    def _take_in(self, state: State, now: float) -> None:
+        """From the journal, and from other processes, into the state and the map; what is idle ends."""
+        asked = len(self._handle.flushes)  # one that comes later is begun by the next cycle
+        if asked or time.monotonic() >= self._next_share:
+            self._next_share = time.monotonic() + SHARE_INTERVAL
+            while self._journal.adopt():
+                self._absorb(state)
             self._share(state)
         self._absorb(state)
-        flushing = self._begin_flushes()
-        if now >= self._next_sweep or flushing:
+        if asked or now >= self._next_sweep:
             self._next_sweep = now + min(self._cleanup_interval(), IDLE_SWEEP_INTERVAL)
             self._sweep()
             self._absorb(state)
-        wait = self._deliver(state)
-        self._send_heartbeats(now)
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_INTERVAL
             with state.transaction():
                 state.prune_tombstones(self._clock.time_ns() // 1000)
-        self._answer_flushes(state)
-        if now >= self._next_publish or not self._handle.flushes:
-            self._publish(state, now)
-        return self._sleep_seconds(now, wait)
+        self._begin_flushes(state, asked)
 
-    def _sleep_seconds(self, now: float, wait: float | None) -> float:
-        if self._handle.flushes:
+    def _sleep_seconds(self, now: float) -> float:
+        if self._flushing or self._handle.flushes:
             return FLUSH_POLL
-        sweep = max(0.0, self._next_sweep - now)
-        return min(SHARE_INTERVAL, sweep + 0.001, SHARE_INTERVAL if wait is None else wait + 0.001)
+        until_sweep = max(0.0, self._next_sweep - now)
+        until_send = SHARE_INTERVAL if self._seconds_to_send is None else self._seconds_to_send
+        until_share = max(0.0, self._next_share - time.monotonic())
+        return min(SHARE_INTERVAL, until_share, until_sweep, until_send) + 0.001
+
+    # --- the state file -------------------------------------------------------------------------------------
+
+    def _current_state(self, now: float) -> State:
+        """The state; it changes, as when its file was deleted, while no answer is awaited."""
+        self._abandon_damaged()
+        state = self._file.state
+        self._is_changing = self._file.must_change(now)
+        if state is not None and not self._is_changing:
+            return state
+        if self._delivery is not None:
+            self._delivery.settle()
+            if state is not None and self._delivery.in_flight:
+                return state
+        changed = self._file.change(now)
+        self._is_changing = False
+        if changed is not state:
+            self._begin_with(changed)
+        return changed
+
+    def _abandon_damaged(self) -> None:
+        if self._damage is not None:
+            damage, self._damage = self._damage, None
+            self._stop_delivery()
+            self._file.abandon_damaged(damage)
+
+    def _begin_with(self, state: State) -> None:
+        """A state that knows less of our journal than the one before has our frames read, and counted, again."""
+        offsets = state.offsets()
+        for name in [name for name in self._frames if offsets.get(name, 0) < self._offsets.get(name, 0)]:
+            self._absorbed -= self._frames.pop(name)
+        self._offsets = offsets
+        self._seen_seq = 0
+        self._data_version = -1
+        for request in self._flushing:
+            request.target = None
+        self._stop_delivery()
 
     # --- journal to state -----------------------------------------------------------------------------------
 
@@ -154,52 +214,65 @@ class Worker:
         for segment in self._journal.readable():
             self._absorb_segment(state, segment)
         while waiting := self._journal.read_ring()[:1000]:
-            self._store(state, waiting, (), replay=False)
+            self._store(state, waiting, (), is_own=True)
             self._journal.drain_ring(len(waiting))
         self._count_dropped(state)
 
     def _absorb_segment(self, state: State, segment: Segment) -> None:
+        name, is_own = segment.name, self._journal.is_own(segment)
         while True:
-            start = self._offsets.get(segment.name, 0)
+            start = self._offsets.get(name, 0)
             read = segment.read(start)
             if read.payloads:
-                self._store(
-                    state,
-                    read.payloads,
-                    [(segment.name, read.offset)],
-                    replay=not self._journal.is_own(segment),
-                )
-            self._offsets[segment.name] = read.offset
+                self._store(state, read.payloads, [(name, read.offset)], is_own=is_own)
+                if is_own:
+                    self._frames[name] = self._frames.get(name, 0) + len(read.payloads)
+            self._offsets[name] = read.offset
             if read.offset == start:
                 break
-        if segment.done and segment.retire():
-            self._offsets.pop(segment.name, None)
+        if segment.done and self._is_safe(state) and segment.retire():
+            self._offsets.pop(name, None)
+            self._frames.pop(name, None)
             with state.transaction():
-                state.forget_segments([segment.name])
+                state.forget_segments([name])
+
+    def _is_safe(self, state: State) -> bool:
+        """Whether what is stored needs the journal no longer."""
+        return not state.is_private or self._folder is None or state.oldest_pending_id() is None
 
     def _store(
-        self, state: State, payloads: list[bytes], offsets: Iterable[tuple[str, int]], *, replay: bool
+        self, state: State, payloads: list[bytes], offsets: Iterable[tuple[str, int]], *, is_own: bool
     ) -> None:
         entries = [entry for entry in map(_decoded, payloads) if entry is not None]
-        if replay:
-            for entry in entries:
-                self._replay(entry)
+        if not is_own:
+            entries = [entry for entry in entries if self._is_replayed(entry)]
         with state.transaction():
             self._save_sessions(state)
             state.accept(
                 [row for row in (self._admitted(state, entry) for entry in entries) if row is not None]
             )
+            state.count_dropped({"unreadable": len(payloads) - len(entries)})
             state.set_offsets(offsets)
         self._unsaved.clear()
-        if not replay:
+        if is_own:
             self._absorbed += len(payloads)
             for entry in entries:
                 self._see_agent(entry)
+
+    def _is_replayed(self, entry: Entry) -> bool:
+        try:
+            replay(entry, self._sessions)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            _logger.warning("an entry of another release cannot be read and is passed over")
+            return False
+        return True
 
     def _admitted(self, state: State, entry: Entry) -> NewRow | None:
         """The outbox row of an entry; None for an inferred end that life or another end has overtaken."""
         if entry.event is Event.CONVERSATION and entry.session_id is not None:
             row = state.session(entry.session_id)
+            if row is not None and row.start_us > entry.time_us:
+                row = None  # that is the next conversation already
             if self._is_overtaken(state, entry, row):
                 return None
             if entry.lacks and row is not None:
@@ -219,43 +292,11 @@ class Worker:
     def _is_overtaken(self, state: State, entry: Entry, row: SessionRow | None) -> bool:
         if _ended_by(entry) == EndedBy.CALL or entry.session_id is None:
             return False
-        if row is not None:
-            if row.last_activity_us <= entry.time_us:
-                return False
+        if row is not None and row.last_activity_us > entry.time_us:
             self._load(row, revive=True)  # another process has seen life in it
             return True
         ended = state.tombstone(entry.session_id)
-        return ended is not None and ended.end_us >= entry.time_us
-
-    def _replay(self, entry: Entry) -> None:
-        """What a dead process accepted, into our map: its open sessions are ours now."""
-        if entry.session_id is None:
-            return
-        body, sessions = entry.body, self._sessions
-        match entry.event:
-            case Event.CONVERSATION_START:
-                mark = body.get("metadata", {}).get(mapping.MARK, {})
-                sessions.open(
-                    entry.session_id,
-                    entry.agent_id,
-                    user_id=body.get("user_id"),
-                    origin=Origin(mark.get("origin", Origin.CALL)),
-                    start_us=entry.time_us,
-                )
-            case Event.CONVERSATION_TURN:
-                sessions.turn(
-                    entry.session_id,
-                    turn_id=body["turn_id"],
-                    seconds=body["duration_seconds"],
-                    status=TurnStatus(body["status"]),
-                    end_us=wire.parse_time(body["end_time"]),
-                    error_type=body.get("error_type"),
-                    error_message=body.get("error_message"),
-                    input_tokens=body.get("input_tokens"),
-                    output_tokens=body.get("output_tokens"),
-                )
-            case Event.CONVERSATION:
-                sessions.take(entry.session_id, started_by_us=entry.time_us, ended_at_us=entry.time_us)
+        return row is None and ended is not None and ended.end_us >= entry.time_us
 
     def _count_dropped(self, state: State) -> None:
         dropped = self._journal.counters.dropped
@@ -295,18 +336,24 @@ class Worker:
         version = state.data_version()
         if version == self._data_version:
             return
-        self._data_version = version
         self._seen_seq, rows, ended = state.changes_of_others(self._seen_seq)
+        self._data_version = version
         for row in sorted(rows, key=lambda row: row.last_activity_us):
-            self._load(row)
-        for session_id, end_us in ended:
-            self._sessions.forget(session_id, started_by_us=end_us, ended_at_us=end_us)
+            self._load(row, revive=_has_outlived(row, state.tombstone(row.session_id)))
+        for tombstone in ended:
+            if not _has_outlived(self._sessions.get(tombstone.session_id), tombstone):
+                self._sessions.forget(
+                    tombstone.session_id, started_by_us=tombstone.end_us, ended_at_us=tombstone.end_us
+                )
 
     def _load(self, row: SessionRow, *, revive: bool = False) -> None:
-        last_access = None
-        if row.boot_id == self._boot_id:
-            last_access = (last_access_us(loaded(row.record)) - row.wall_less_monotonic_us) / 1e6
-        self._sessions.load(row.session_id, row.record, last_access=last_access, revive=revive)
+        try:
+            last_access = None
+            if self._boot_id and row.boot_id == self._boot_id:
+                last_access = (last_access_us(loaded(row.record)) - row.wall_less_monotonic_us) / 1e6
+            self._sessions.load(row.session_id, row.record, last_access=last_access, revive=revive)
+        except ValueError as error:
+            _logger.debug("a session of another release is left to it: %s", error)
 
     def _sweep(self) -> None:
         while swept := self._sessions.sweep():
@@ -319,11 +366,25 @@ class Worker:
     # --- delivery -------------------------------------------------------------------------------------------
 
     def _deliver(self, state: State) -> float | None:
+        if self._is_changing:
+            return None
+        if not self._may_send(state):
+            self._stop_delivery()
+            return None
         if self._delivery is None:
-            if self._lock is not None and not self._lock.acquire():
-                return None  # another process sends for this state folder
             self._delivery = Delivery(state, self._sender, self._clock, self._journal.wake, otlp=self._otlp)
         return self._delivery.step()
+
+    def _may_send(self, state: State) -> bool:
+        """Whether no other process sends from this state; from a deleted file goes on whoever did."""
+        if state.is_private or self._lock is None:
+            return True
+        return self._lock.acquire() if self._file.on_disk else self._delivery is not None
+
+    def _stop_delivery(self) -> None:
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
 
     def _see_agent(self, entry: Entry) -> None:
         if len(self._agents) < MAX_AGENTS:
@@ -336,7 +397,7 @@ class Worker:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT_INTERVAL
             asked = [*self._agents, *asked]
-        if asked and self._delivery is not None:
+        if asked and self._delivery is not None and not self._is_changing:
             self._delivery.send_heartbeats([self._heartbeat(agent_id) for agent_id in dict.fromkeys(asked)])
 
     def _heartbeat(self, agent_id: str) -> bytes:
@@ -358,51 +419,43 @@ class Worker:
 
     # --- flush, books, trouble, end -------------------------------------------------------------------------
 
-    def _begin_flushes(self) -> bool:
-        """Whether somebody has asked for a flush that was not begun."""
-        if any(request.target is None for request in self._handle.flushes):
-            self._journal.adopt()
-            return True
-        return False
+    def _begin_flushes(self, state: State, asked: int) -> None:
+        """Everything that this process had accepted when it was asked is stored by now."""
+        for _ in range(asked):
+            request = self._handle.flushes.popleft()
+            if self._folder is not None and not state.is_private:
+                ours = [segment.name for segment in self._journal.readable()]
+                request.elsewhere = unread_elsewhere(self._folder, ours=ours, read_to=state.offsets())
+            self._flushing.append(request)
 
     def _answer_flushes(self, state: State) -> None:
-        open_requests: list[FlushRequest] = []
-        while self._handle.flushes:
-            request = self._handle.flushes.popleft()
-            if request.target is None:
-                request.target = state.newest_pending_id()
-            oldest = state.oldest_pending_id()
-            if oldest is None or oldest > request.target:
-                self._publish(state, self._clock.monotonic())
+        for request in self._flushing:
+            if self._is_flushed(state, request):
+                self._publish(state)
                 request.done.set()
-            else:
-                open_requests.append(request)
-        self._handle.flushes.extend(open_requests)
+        self._flushing = [one for one in self._flushing if not (one.abandoned or one.done.is_set())]
 
-    def _publish(self, state: State, now: float) -> None:
-        self._next_publish = now + PUBLISH_INTERVAL
+    def _is_flushed(self, state: State, request: FlushRequest) -> bool:
+        if request.elsewhere and self._folder is not None:
+            request.elsewhere = still_unread(self._folder, request.elsewhere, state.offsets())
+            if request.elsewhere:
+                return False
+        if request.target is None:
+            request.target = state.newest_pending_id()
+        oldest = state.oldest_pending_id()
+        return oldest is None or oldest > request.target
+
+    def _publish(self, state: State) -> None:
+        """Tell the books; the longer the outbox is, the longer counting takes, and the rarer it is done."""
+        began = time.monotonic()
         pressure = state.bytes_used() / self._limit_bytes
         self._handle.publish(Snapshot(state.counts(), self._absorbed, self._dropped, pressure))
-
-    def _open(self) -> State:
-        self._state = open_state(self._folder, writer=self._writer, limit_bytes=self._limit_bytes)
-        self._offsets = self._state.offsets()
-        self._seen_seq = 0
-        self._data_version = -1
-        return self._state
-
-    def _reopen_later(self) -> None:
-        """After trouble with the state file nothing of it is trusted; the journal still has what was not stored."""
-        if self._delivery is not None:
-            self._delivery.close()
-            self._delivery = None
-        if self._state is not None and self._folder is not None:
-            self._state.close()
-            self._state = None
+        now = time.monotonic()
+        self._next_publish = now + PUBLISH_REST * (now - began)
 
     def _tell_trouble(self, error: Exception) -> None:
         now = self._clock.monotonic()
-        if now >= self._trouble_told + 60.0:
+        if now >= self._trouble_told + WARNING_INTERVAL:
             self._trouble_told = now
             is_disk = isinstance(error, OSError | sqlite3.Error)
             _logger.warning(
@@ -413,41 +466,34 @@ class Worker:
         """Deliver what can be delivered in the time there is; the rest stays on disk."""
         deadline = time.monotonic() + self._exit_flush_seconds
         while time.monotonic() < deadline:
-            wait = self._guarded_cycle()
-            if self._is_done() or wait > deadline - time.monotonic():
+            wait = self._guarded(lambda: self._last_cycle(deadline))
+            if wait == inf:
                 break
             self._journal.wait(min(wait, FLUSH_POLL))
-        if self._delivery is not None:
-            self._delivery.close()
-        if self._state is not None:
-            self._state.close()
+        self._guarded(self._close)
+
+    def _last_cycle(self, deadline: float) -> float:
+        """One cycle; infinity when another could do no more until the deadline."""
+        wait = self._cycle()
+        state, delivery = self._file.state, self._delivery
+        if state is None or self._is_changing:
+            return wait
+        if delivery is None or state.oldest_pending_id() is None:
+            return inf  # stored, and another process delivers; or delivered
+        until_send = self._seconds_to_send
+        waits = not delivery.in_flight and (until_send is None or until_send > deadline - time.monotonic())
+        return inf if waits else wait
+
+    def _close(self) -> float:
+        delivery = self._delivery
+        self._stop_delivery()
+        self._sender.close()  # what is under way ends now, and is sent again by whoever delivers next
+        if delivery is not None:
+            delivery.join(LAST_WORDS)
+        self._file.close()
         if self._lock is not None:
             self._lock.release()
-
-    def _is_done(self) -> bool:
-        return (
-            self._state is not None and self._delivery is not None and self._state.oldest_pending_id() is None
-        )
-
-
-def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
-    """The state file of `folder`; one that cannot be read is set aside. Raises OSError or sqlite3.Error."""
-    if folder is None:
-        return State(None, writer=writer, max_bytes=limit_bytes)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "state.sqlite3"
-    try:
-        return State(path, writer=writer, max_bytes=limit_bytes)
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        aside = path.with_suffix(f".corrupt-{time.time_ns()}")
-        _logger.error("the state file cannot be read and is set aside as %s: %s", aside.name, error)  # noqa: TRY400 - the message says it
-        for suffix in ("", "-wal", "-shm"):
-            found = path.with_name(path.name + suffix)
-            if found.exists():
-                found.rename(aside.with_name(aside.name + suffix))
-        return State(path, writer=writer, max_bytes=limit_bytes)
+        return inf
 
 
 def _decoded(payload: bytes) -> Entry | None:
@@ -456,6 +502,16 @@ def _decoded(payload: bytes) -> Entry | None:
     except ValueError:
         _logger.warning("an entry of the journal cannot be read and is passed over")
         return None
+
+
+def _has_outlived(session: Session | SessionRow | None, ended: Tombstone | None) -> bool:
+    """Whether activity has overtaken an inferred end of the conversation."""
+    return (
+        session is not None
+        and ended is not None
+        and ended.ended_by != EndedBy.CALL
+        and session.start_us <= ended.end_us < session.last_activity_us
+    )
 
 
 def _ended_by(entry: Entry) -> str:

@@ -1,0 +1,149 @@
+"""Where the state of a folder is kept: in its file, or in memory while the disk refuses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from otel_agent_tracker.segment import private_folder
+from otel_agent_tracker.state import State
+
+__all__ = ["StateFile", "is_busy", "is_damage", "open_state"]
+
+NAME = "state.sqlite3"
+RETRY_SECONDS = 60.0
+SHARE_OF_FREE_DISK = 10
+
+_logger = logging.getLogger(__name__)
+
+
+class StateFile:
+    """Opens the state of `folder`, and brings it back to disk when it had to leave; `folder` None is memory.
+
+    Of the worker's thread only. What was accepted into one state goes over into the next.
+    """
+
+    def __init__(self, folder: Path | None, *, writer: str, limit_bytes: int) -> None:
+        self.on_disk = False
+        self.state: State | None = None
+        self._folder = folder
+        self._writer = writer
+        self._limit_bytes = limit_bytes
+        self._retry_at = 0.0
+
+    def must_change(self, now: float) -> bool:
+        """Whether `change` is to be called: at first, when the file was deleted, or to try the disk again."""
+        if self.state is None:
+            return True
+        if self.on_disk:
+            return not self.state.is_in_place
+        return self._folder is not None and now >= self._retry_at
+
+    def change(self, now: float) -> State:
+        """The state from now on; raises sqlite3.OperationalError if the file is busy, then call again."""
+        try:
+            opened = open_state(self._folder, writer=self._writer, limit_bytes=self._limit_bytes)
+        except (OSError, sqlite3.Error) as error:
+            if is_busy(error):
+                raise
+            self._retry_at = now + RETRY_SECONDS
+            return self._without_disk(error)
+        if self.state is not None:
+            opened.take_over(self.state)
+            self.state.close()
+        if not self.on_disk and self.state is not None:
+            _logger.info("the state folder accepts events again")
+        self.state, self.on_disk = opened, self._folder is not None
+        return opened
+
+    def abandon_damaged(self, error: sqlite3.Error) -> None:
+        """The open file is damaged: set it aside, so that the next `change` begins a new one."""
+        if self.state is None or self._folder is None or not self.on_disk:
+            return
+        in_place = self.state.is_in_place
+        self.close()
+        if in_place:
+            _replaced(self._folder / NAME, error, writer=self._writer, limit_bytes=self._limit_bytes).close()
+
+    def close(self) -> None:
+        """Close the state; idempotent."""
+        if self.state is not None:
+            self.state.close()
+            self.state = None
+
+    def _without_disk(self, error: Exception) -> State:
+        """What there is goes on, though its file be deleted; or else there is a new one in memory."""
+        if self.on_disk or self.state is None:
+            _logger.warning("the state folder cannot be used, events are kept in memory: %s", error)
+        self.on_disk = False
+        if self.state is None:
+            self.state = State(None, writer=self._writer, max_bytes=self._limit_bytes)
+        return self.state
+
+
+def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
+    """The state file of `folder`, made if missing, for its owner alone; None is memory.
+
+    One that is damaged is set aside and what can be read of it taken over. Raises OSError or sqlite3.Error.
+    """
+    if folder is None:
+        return State(None, writer=writer, max_bytes=limit_bytes)
+    with private_folder(folder):
+        path = folder / NAME
+    if path.is_symlink():
+        raise OSError(f"{path} is a symbolic link")
+    limit_bytes = _allowed_bytes(path, limit_bytes)
+    with suppress(
+        FileExistsError
+    ):  # one that exists must not be opened: to close it would free SQLite's locks
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    before = path.stat()
+    try:
+        return State(path, writer=writer, max_bytes=limit_bytes)
+    except sqlite3.Error as error:
+        if not is_damage(error) or not os.path.samestat(before, path.stat()):
+            raise
+        return _replaced(path, error, writer=writer, limit_bytes=limit_bytes)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite says that the file is no database any more."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether SQLite says that others have the file."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says in which call
+
+
+def _replaced(path: Path, error: sqlite3.Error, *, writer: str, limit_bytes: int) -> State:
+    """A new file at `path`, with what can be read of the damaged one, which is kept beside it."""
+    aside = path.with_suffix(f".corrupt-{time.time_ns()}")
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    state = State(path, writer=writer, max_bytes=limit_bytes)
+    recovered = state.salvage(aside)
+    _logger.error(
+        "the state file is damaged (%s) and set aside as %s; %d events were recovered",
+        error,
+        aside.name,
+        recovered,
+    )
+    return state
+
+
+def _allowed_bytes(path: Path, limit_bytes: int) -> int:
+    """The limit, but at most a tenth of the disk's space that is free or ours."""
+    used = path.stat().st_size if path.exists() else 0
+    return min(limit_bytes, used + shutil.disk_usage(path.parent).free // SHARE_OF_FREE_DISK)
