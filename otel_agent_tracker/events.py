@@ -266,9 +266,8 @@ class Events:
         if parsed and ended_us is None and session not in self._sessions:
             # an id of ours that is unknown here was started by call in another process
             start_us = min(parsed.start_seconds * 1_000_000, report.start_us)
-            self._sessions.open(
-                session, agent_id, user_id=report.user_id, origin=Origin.CALL, start_us=start_us
-            )
+            user_id = self._user_id(report.user_id)
+            self._sessions.open(session, agent_id, user_id=user_id, origin=Origin.CALL, start_us=start_us)
             return agent_id
         start_us = report.start_us
         self._start(
