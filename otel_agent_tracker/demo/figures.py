@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,8 @@ __all__ = ["Figures"]
 
 Json = dict[str, Any]
 Cell = Callable[[Json], str]
+
+MESSAGE_WIDTH = 38  # so that a row fits into 80 columns
 
 
 class Figures:
@@ -47,12 +50,12 @@ class Figures:
         for agent, figures in self.performance.items():
             for failure in figures["failures"]["failures"]:
                 kind = str(failure["error_type"]).rpartition(".")[2]
-                table.add_row(agent, kind, failure["error_message"])
+                table.add_row(agent, kind, shorten(failure["error_message"], MESSAGE_WIDTH, placeholder="…"))
         return table
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     return table
