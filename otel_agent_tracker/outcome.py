@@ -574,7 +574,8 @@ class _Ours:
 
     def choice(self, name: str, default: _Choice) -> _Choice:
         value = self._values.get(name)
-        return next((choice for choice in type(default) if choice == value), default)
+        found = type(default)._value2member_map_.get(value) if isinstance(value, str) else None
+        return found if isinstance(found, type(default)) else default
 
     def seconds(self, name: str) -> float | None:
         value = self._values.get(name)

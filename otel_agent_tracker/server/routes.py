@@ -103,9 +103,12 @@ def _endpoint(request_type: type[wire.Request]) -> Callable[..., wire.BatchResul
 
 
 for _path, _request_type in wire.REQUESTS.items():
-    router.post(_path, name=_request_type.__name__, response_model_exclude_none=True)(
-        _endpoint(_request_type)
-    )
+    router.post(
+        _path,
+        name=_request_type.__name__,
+        summary=(_request_type.__doc__ or "").partition(".")[0],
+        response_model_exclude_none=True,
+    )(_endpoint(_request_type))
 
 
 def _read_batch(value: object) -> list[object]:
