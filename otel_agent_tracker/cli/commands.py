@@ -1,4 +1,4 @@
-"""Commands: a group that imports each of its commands when it is asked for, and says plainly what went wrong."""
+"""Groups of commands that are imported when they are asked for, and that say plainly what went wrong."""
 
 from __future__ import annotations
 
@@ -10,12 +10,31 @@ import click
 
 from otel_agent_tracker.exceptions import TrackerUnavailable
 
-__all__ = ["Commands", "examples"]
+__all__ = ["Commands", "Group", "examples"]
 
 INTERRUPTED = 130
 
 
-class Commands(click.Group):
+class Group(click.Group):
+    """A group that lists its commands in their order, and to whoever names none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in any group, but an unknown command is answered with those that there are."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise click.UsageError(
+                f"There is no command {name!r}. Commands: {', '.join(self.list_commands(ctx))}.", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+class Commands(Group):
     """The commands of `modules`, modules of this package, each of which names its own `command`.
 
     It is the boundary of the process: trouble that is no mistake of ours becomes one line and an exit code.
@@ -35,17 +54,6 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"{__package__}.{cmd_name}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As in any group, but an unknown command is answered with those that there are."""
-        name = args[0]
-        if not name.startswith("-") and name not in self._modules:
-            raise click.UsageError(
-                f"There is no command {name!r}. Commands: {', '.join(self._modules)}.", ctx
-            )
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from otel_agent_tracker import queries, wire
-from otel_agent_tracker.cli.commands import examples
+from otel_agent_tracker.cli.commands import Group, examples
 from otel_agent_tracker.cli.options import as_json, configured, connected, destination
 from otel_agent_tracker.cli.output import (
     duration,
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 MOST_A_PAGE = 500
 
 
-@click.group("conversations")
+@click.group("conversations", cls=Group)
 def command() -> None:
     """Ask the tracker for conversations."""
 

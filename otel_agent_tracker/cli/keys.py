@@ -10,6 +10,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from otel_agent_tracker.cli.commands import Group, examples
+from otel_agent_tracker.cli.options import as_json
+from otel_agent_tracker.cli.output import print_json
+
 if TYPE_CHECKING:
     from otel_agent_tracker.server.keys import KeyInfo
     from otel_agent_tracker.server.store import Store
@@ -23,7 +27,7 @@ _database = click.option(
 )
 
 
-@click.group("keys")
+@click.group("keys", cls=Group)
 def command() -> None:
     """Make, list and revoke the API keys of a tracker.
 
@@ -32,7 +36,7 @@ def command() -> None:
     """
 
 
-@command.command("create")
+@command.command("create", epilog=examples("otel-agent-tracker keys create --project shop --name ci > key"))
 @click.option("--project", default="default", show_default=True, help="What the key opens; made if need be.")
 @click.option("--name", help="A word to know the key by.")
 @_database
@@ -47,19 +51,23 @@ def create(project: str, name: str | None, database: str | None) -> None:
     click.echo("It is not shown again. Agents find it in AGENT_TRACKER_API_KEY.", err=True)
 
 
-@command.command("list")
+@command.command("list", epilog=examples("otel-agent-tracker keys list --json"))
 @_database
-def list_keys(database: str | None) -> None:
+@as_json
+def list_keys(database: str | None, as_json: bool) -> None:
     """Show the keys by their first characters, with project, name and use."""
     with _open(database) as store:
         keys = store.keys.list()
+    if as_json:
+        print_json({"keys": [_told(key) for key in keys]})
+        return
     table = Table("Key", "Project", "Name", "Made", "Last used", "Revoked")
     for key in keys:
         table.add_row(*_cells(key))
     Console(highlight=False).print(table if keys else "No key was made yet.")
 
 
-@command.command("revoke")
+@command.command("revoke", epilog=examples("otel-agent-tracker keys revoke oat_1a2b3c4d"))
 @click.argument("prefix")
 @_database
 def revoke(prefix: str, database: str | None) -> None:
@@ -95,6 +103,23 @@ def _cells(key: KeyInfo) -> list[str]:
         _time(key.used_us),
         _time(key.revoked_us),
     ]
+
+
+def _told(key: KeyInfo) -> dict[str, str | None]:
+    return {
+        "prefix": key.prefix,
+        "project": key.project,
+        "name": key.name,
+        "created_time": _wire_time(key.created_us),
+        "last_used_time": _wire_time(key.used_us),
+        "revoked_time": _wire_time(key.revoked_us),
+    }
+
+
+def _wire_time(time_us: int | None) -> str | None:
+    from otel_agent_tracker import wire
+
+    return None if time_us is None else wire.format_time(time_us)
 
 
 def _time(time_us: int | None) -> str:

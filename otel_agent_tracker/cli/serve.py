@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+
+from otel_agent_tracker.cli.commands import examples
 from rich.markup import escape
 
 if TYPE_CHECKING:
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("serve")
+@click.command(
+    "serve",
+    epilog=examples(
+        "otel-agent-tracker serve",
+        "otel-agent-tracker serve --port 0 --database ./tracker.sqlite3",
+        "otel-agent-tracker serve --host 0.0.0.0 --database postgresql://tracker@db/tracker",
+    ),
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."

@@ -1,0 +1,107 @@
+"""`otel-agent-tracker outbox list` and `show`: the events that wait, and those that were refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from otel_agent_tracker import wire
+from otel_agent_tracker.cli.commands import examples
+from otel_agent_tracker.cli.options import as_json, configured
+from otel_agent_tracker.cli.outbox.choice import on_a_folder, opened
+from otel_agent_tracker.cli.output import local_time_of, output, plain, print_json, properties, table
+
+if TYPE_CHECKING:
+    from otel_agent_tracker.state import OutboxRow
+
+__all__ = ["list_events", "show"]
+
+Json = dict[str, Any]
+
+
+@click.command(
+    "list",
+    epilog=examples("otel-agent-tracker outbox list --dead", "otel-agent-tracker outbox list --folder 5f2c…"),
+)
+@click.option("--dead", "only", flag_value="dead", help="Only dead letters: what the tracker refused.")
+@click.option("--pending", "only", flag_value="pending", help="Only what waits to be delivered.")
+@click.option(
+    "--limit", default=50, type=click.IntRange(1, 100_000), help="At most so many of each, oldest first."
+)
+@on_a_folder
+@as_json
+def list_events(only: str | None, limit: int, folder: str | None, as_json: bool, **given: Any) -> None:
+    """Show dead letters and pending events. What is still in the journal is only counted, by `status`."""
+    with opened(configured(**given), folder) as state:
+        dead = [] if only == "pending" else state.dead_letters(limit)
+        pending = [] if only == "dead" else state.pending(limit)
+    if as_json:
+        print_json(
+            {
+                "dead_letters": [_summary(row, dead=True) for row in dead],
+                "pending": [_summary(row, dead=False) for row in pending],
+            }
+        )
+        return
+    if not dead and not pending:
+        click.echo("There is none.")
+        return
+    shown = table("Id", "State", "Event", "Session or agent", "Time", "Reason", numbers=("Id",))
+    shown.columns[1].no_wrap = True
+    for row, is_dead in [*((row, True) for row in dead), *((row, False) for row in pending)]:
+        shown.add_row(
+            str(row.id),
+            "dead" if is_dead else "pending",
+            plain(row.event),
+            plain(row.lane),
+            local_time_of(row.time_us),
+            plain(row.reason or ""),
+        )
+    output().print(shown)
+
+
+@click.command("show", epilog=examples("otel-agent-tracker outbox show 17"))
+@click.argument("event", metavar="ID", type=click.IntRange(1))
+@on_a_folder
+@as_json
+def show(event: int, folder: str | None, as_json: bool, **given: Any) -> None:
+    """Show the event ID whole, as the tracker would get it, with secrets taken out."""
+    with opened(configured(**given), folder) as state:
+        found = state.row(event)
+    if found is None:
+        raise click.ClickException(f"The outbox has no event {event}; `outbox list` shows those it has.")
+    row, is_dead = found
+    told = _summary(row, dead=is_dead) | {
+        "service": _without_secrets(row.service),
+        "body": _without_secrets(row.body),
+    }
+    if as_json:
+        print_json(told)
+        return
+    body = told.pop("body")
+    output().print(properties({**told, "time": local_time_of(row.time_us)}))
+    click.echo()
+    print_json(body)
+
+
+def _summary(row: OutboxRow, *, dead: bool) -> Json:
+    return {
+        "id": row.id,
+        "state": "dead" if dead else "pending",
+        "event": row.event,
+        "event_id": row.event_id,
+        "path": row.path,
+        "lane": row.lane,
+        "time": wire.format_time(row.time_us),
+        "attempts": row.attempts,
+        "reason": row.reason,
+    }
+
+
+def _without_secrets(text: bytes) -> Any:
+    """JSON as it may be shown: events are made without secrets, but perhaps with `AGENT_TRACKER_REDACT=false`."""
+    from otel_agent_tracker.redaction import Redactor
+
+    return Redactor().json(orjson.loads(text))
