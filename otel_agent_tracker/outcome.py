@@ -573,9 +573,10 @@ class _Ours:
         return self._values.get(name) is True
 
     def choice(self, name: str, default: _Choice) -> _Choice:
-        value = self._values.get(name)
-        found = type(default)._value2member_map_.get(value) if isinstance(value, str) else None
-        return found if isinstance(found, type(default)) else default
+        try:
+            return type(default)(self._values.get(name, default))
+        except ValueError:
+            return default
 
     def seconds(self, name: str) -> float | None:
         value = self._values.get(name)
