@@ -46,6 +46,24 @@ def ours(sink: Sink, conversations: int) -> float:
     return 2 * conversations / seconds
 
 
+def backlog(events: int) -> float:
+    """Events per second of a backlog that a tracker finds when it is back, from `flush` to its return."""
+    with TemporaryDirectory() as folder:
+        with running_sink() as sink:
+            port = sink.port
+        with AgentPerformanceTracker(f"http://127.0.0.1:{port}", state_dir=Path(folder)) as tracker:
+            _call(StartEnd(tracker), events // 2)
+        with (
+            running_sink(port=port) as sink,
+            AgentPerformanceTracker(sink.url, state_dir=Path(folder)) as tracker,
+        ):
+            start = time.perf_counter()
+            assert tracker.flush(FLUSH_SECONDS)
+            seconds = time.perf_counter() - start
+            assert sink.counts().distinct == events
+    return events / seconds
+
+
 def plain_spans(sink: Sink, spans: int) -> float:
     """Spans per second through BatchSpanProcessor, with a queue that holds all, and the OTLP exporter."""
     before = sink.counts().spans
@@ -101,6 +119,7 @@ def _throughput(quick: bool) -> dict[str, float]:
         "far_single": far,
         "far_client": far_client,
         "far_batch": far_batch,
+        "backlog": backlog(2 * size),
     }
 
 
