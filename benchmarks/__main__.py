@@ -63,6 +63,7 @@ def _measurements(quick: bool, peers: bool) -> dict[str, Callable[[], Mapping[st
     return {
         "caller": lambda: _module("benchmarks.caller", *flags),
         **{peer: partial(_peer, peer, *flags) for peer in PEERS if peers},
+        "spans": lambda: _module("benchmarks.spans", *flags),
         "delivery": lambda: _module("benchmarks.delivery", *flags),
         "burst": lambda: _module("benchmarks.delivery", "--burst", *flags),
         "lifetime": lambda: _module("benchmarks.lifetime", *flags, *no_peers),

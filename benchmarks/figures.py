@@ -62,6 +62,7 @@ def rows(raw: Mapping[str, float]) -> Iterator[Row]:
 
 _CALLER = "The caller's cost, against one plain SDK span"
 _BUSY = "The same, 8 threads of 100 calls/s each beside a CPU-bound thread"
+_SPANS = "Other people's spans"
 _DELIVERY = "Delivered events per second"
 _BURST = "A burst of conversations"
 _SESSIONS = "Live sessions"
@@ -102,6 +103,22 @@ FIGURES = (
     _caller("langfuse, p99.9", "langfuse.langfuse.threads.p999"),
     _caller("logfire, p99.9", "logfire.logfire.threads.p999"),
     _caller("agentops, p99.9", "agentops.agentops.threads.p999"),
+    Figure(
+        group=_SPANS,
+        what="one that is no agent's, watched against not",
+        key="spans.watched.http.p50",
+        unit="µs",
+        baseline="spans.plain.http.p50",
+        at_most=1.1,
+    ),
+    Figure(
+        group=_SPANS,
+        what="a model's below a turn, watched against not",
+        key="spans.watched.llm.p50",
+        unit="µs",
+        baseline="spans.plain.llm.p50",
+        at_most=1.4,
+    ),
     Figure(
         group=_DELIVERY,
         what="batches, against spans of the plain SDK through its OTLP exporter",
