@@ -18,6 +18,7 @@ __all__ = ["Attached", "Block", "Scope", "current_scope", "session", "with_scope
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _KEY = context.create_key("agent-tracker-scope")
+_TOP = context.create_key("agent-tracker-attached")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,40 @@ def with_scope(scope: Scope) -> Context:
 
 
 class Attached:
-    """Makes a Context current, and the one before it again; in another task too it neither logs nor leaks."""
+    """Makes a Context current, and then the one before it, in any order and task; it neither logs nor leaks."""
 
     def __init__(self, attached: Context) -> None:
-        self._attached = attached
         self._before = context.get_current()
-        self._token: Token[Context] | None = context.attach(attached)
+        self._below = _top()
+        self._attached = context.set_value(_TOP, self, attached)
+        self._token: Token[Context] | None = context.attach(self._attached)
+        self._is_left_open = False
 
     def detach(self) -> None:
-        """Go back; idempotent."""
+        """Go back; idempotent. Where a later one is still current, that one goes back past this one."""
         token, self._token = self._token, None
         if token is None:
+            return
+        if self._is_below(_top()):
+            self._is_left_open = True
             return
         sdk_private.detach(token)
         if context.get_current() is self._attached:  # a copy in another task, where the token is not known
             context.attach(self._before)
+        while (top := _top()) is not None and top._is_left_open:
+            context.attach(top._before)
+
+    def _is_below(self, other: Attached | None) -> bool:
+        while other is not None and other is not self:
+            other = other._below
+            if other is self:
+                return True
+        return False
+
+
+def _top() -> Attached | None:
+    """The last one that is in the current Context."""
+    return cast("Attached | None", context.get_value(_TOP))
 
 
 class Block:

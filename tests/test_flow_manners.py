@@ -1,0 +1,450 @@
+"""Wrong input, wrong settings, no tracker, no leak: what the host must never feel."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import otel_agent_tracker
+from otel_agent_tracker import (
+    AgentOperationsTracker,
+    AgentPerformanceTracker,
+    AsyncAgentPerformanceTracker,
+    TrackerUnavailable,
+    Turn,
+    auto,
+    session_id,
+)
+from otel_agent_tracker.testing import RecordedConversations, recording
+from tests.conftest import MakeTracker
+from tests.scripted_server import Action, ScriptedServer, hang, html, raw, reply, reset
+
+Tracker = AgentPerformanceTracker
+SECRET = "sk-7f3a9c1e5b2d8046-very-secret"
+
+
+# --- wrong input --------------------------------------------------------------------------------------------
+
+WRONG_ARGUMENTS: dict[str, tuple[Callable[[Tracker], object], str]] = {
+    "empty agent id": (lambda t: t.start_conversation(""), "agent_id must have 1 to 256"),
+    "over-long agent id": (lambda t: t.start_conversation("a" * 257), "agent_id must have 1 to 256"),
+    "control character": (lambda t: t.start_conversation("a\nb"), "agent_id must not contain control"),
+    "NUL": (lambda t: t.start_conversation("a\0"), "agent_id must not contain control"),
+    "lone surrogate": (lambda t: t.start_conversation("\ud800"), "agent_id must not contain"),
+    "agent id of another type": (lambda t: t.start_conversation(7), "agent_id must be a str"),  # type: ignore[arg-type]  # the point
+    "user id": (lambda t: t.start_conversation("bot", ""), "user_id must have 1 to 256"),
+    "metadata": (lambda t: t.start_conversation("bot", None, ["a"]), "metadata must be a mapping"),  # type: ignore[arg-type]  # the point
+    "session id": (lambda t: t.end_conversation("s" * 321), "session_id must have 1 to 320"),
+    "quality 0": (lambda t: t.end_conversation("bot_1_00000000", 0), "from 1 to 5"),
+    "quality 6": (lambda t: t.end_conversation("bot_1_00000000", 6), "from 1 to 5"),
+    "quality 3.5": (lambda t: t.end_conversation("bot_1_00000000", 3.5), "from 1 to 5"),  # type: ignore[arg-type]  # the point
+    "quality good": (lambda t: t.end_conversation("bot_1_00000000", "good"), "from 1 to 5"),  # type: ignore[arg-type]  # the point
+    "quality True": (lambda t: t.end_conversation("bot_1_00000000", True), "from 1 to 5"),
+    "message count": (lambda t: t.end_conversation("bot_1_00000000", message_count=-1), "0 or more"),
+    "error message": (lambda t: t.record_failed_session("bot_1_00000000", None), "error_message must be a str"),  # type: ignore[arg-type]  # the point
+    "empty feedback": (lambda t: t.record_feedback("s"), "needs a quality_score, thumbs or"),
+    "thumbs": (lambda t: t.record_feedback("s", thumbs="sideways"), "'up' or 'down'"),
+    "score and thumbs": (lambda t: t.record_feedback("s", 5, thumbs="up"), "not both"),
+    "source": (lambda t: t.record_feedback("s", 5, source="boss"), "operator, user, evaluator"),
+    "TTL 0": (lambda t: t.set_session_ttl(0), "hours must be a finite number above 0"),
+    "TTL -1": (lambda t: t.set_session_ttl(-1), "hours must be a finite number above 0"),
+    "TTL NaN": (lambda t: t.set_session_ttl(float("nan")), "hours must be a finite number above 0"),
+    "TTL infinite": (lambda t: t.set_session_ttl(float("inf")), "hours must be a finite number above 0"),
+    "turn": (lambda t: t.turn("s", agent_id=""), "agent_id must have 1 to 256"),
+    "conversation": (lambda t: t.conversation("\x7f"), "agent_id must not contain control"),
+    "date": (lambda t: t.get_success_rates("bot", date(2024, 1, 1), "soon"), "end_date must be an ISO 8601"),
+    "flush": (lambda t: t.flush(0), "timeout_seconds must be a finite number above 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_wrong_arguments_raise_before_anything_changes(
+    recorded_conversations: RecordedConversations, name: str
+) -> None:
+    """ValueError or TypeError says what was wrong and what is accepted."""
+    call, message = WRONG_ARGUMENTS[name]
+    tracker = AgentPerformanceTracker()
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(tracker)
+    assert recorded_conversations.requests == []
+    stats = tracker.get_session_stats()
+    assert (stats["total_cached_sessions"], stats["ttl_hours"]) == (0, 10.0)
+
+
+WRONG_REPORTS: dict[str, tuple[Callable[[AgentOperationsTracker], object], str]] = {
+    "agent": (lambda t: t.register_agent(" " * 257), "agent_id must have 1 to 256"),
+    "version": (lambda t: t.register_agent("bot", 1.2), "sdk_version must be a str"),  # type: ignore[arg-type]  # the point
+    "status": (lambda t: t.update_agent_status("bot", "sleeping"), "active, idle, busy, error, offline"),
+    "previous": (lambda t: t.update_agent_status("bot", "idle", "x"), "previous_status must be one of"),
+    "action": (lambda t: t.log_activity("bot", None), "action must be a str"),  # type: ignore[arg-type]  # the point
+    "duration": (lambda t: t.log_activity("bot", "look", duration=-1), "duration must be a finite"),
+    "heartbeat": (lambda t: t.heartbeat(""), "agent_id must have 1 to 256"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_REPORTS)
+def test_wrong_reports_of_agents_raise(recorded_conversations: RecordedConversations, name: str) -> None:
+    """The operations tracker checks as the other does."""
+    call, message = WRONG_REPORTS[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(AgentOperationsTracker())
+    assert recorded_conversations.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"base_url": "tracker.example.com"}, "base_url must be a URL such as"),
+        ({"base_url": "http://"}, "base_url must be a URL such as"),
+        ({"base_url": "ftp://tracker"}, "base_url must be a URL such as"),
+        ({"base_url": "https://t?key=1"}, "base_url must be a URL without query"),
+        ({"base_url": 7}, "base_url must be a str"),
+        ({"base_url": "https://t", "api_key": f"{SECRET}\n"}, "api_key must be printable ASCII"),
+        ({"base_url": "https://t", "api_key": ""}, "api_key must be printable ASCII"),
+        ({"base_url": "http://tracker.example.com", "api_key": SECRET}, "plain http to the public host"),
+        ({"base_url": f"https://user:{SECRET}@t"}, "must not hold a user name or password"),
+        ({"session_ttl_hours": 0}, "session_ttl_hours must be a finite number above 0"),
+        ({"session_ttl_hours": float("nan")}, "session_ttl_hours must be a finite number above 0"),
+        ({"cleanup_interval_minutes": -1}, "cleanup_interval_minutes must be a finite number above 0"),
+        ({"max_sessions": 0}, "max_sessions must be above 0"),
+        ({"durability": "maybe"}, "durability must be one of disk, memory"),
+        ({"colour": "red"}, "unknown option colour"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [AgentPerformanceTracker, AsyncAgentPerformanceTracker, AgentOperationsTracker]
+)
+def test_wrong_settings_raise(tmp_path: Path, kind: Any, arguments: dict[str, Any], message: str) -> None:
+    """Before anything is made, and without the key in the message."""
+    with pytest.raises((ValueError, TypeError), match=message) as raised:
+        kind(state_dir=tmp_path, **arguments)
+    assert SECRET not in "".join(traceback.format_exception_only(raised.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+def odd_metadata() -> dict[Any, Any]:
+    cyclic: dict[Any, Any] = {"text": "kept"}
+    cyclic["self"] = cyclic
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    return {
+        "plain": 1, "cyclic": cyclic, "deep": deep, "object": Unprintable(), "bytes": b"\xff",
+        "set": {1}, "nan": float("nan"), "big": 2**70, "surrogate": "\ud800", 7: "seven",
+        "long": "x" * 1_000_000,
+    }  # fmt: skip
+
+
+def test_metadata_that_json_cannot_hold_arrives(recorded_conversations: RecordedConversations) -> None:
+    """As near as JSON comes to it; the event is always kept."""
+    tracker = AgentPerformanceTracker()
+    session = tracker.start_conversation("bot", metadata=odd_metadata())
+    tracker.end_conversation(session, metadata={"when": date(2024, 1, 19)})
+    start, end = recorded_conversations.requests
+    assert start.body["metadata"]["plain"] == 1
+    assert start.body["metadata"]["cyclic"]["text"] == "kept"
+    assert end.body["metadata"]["when"] == "2024-01-19"
+
+
+# --- wrong environment values -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "accepted", "setting", "default"),
+    [
+        ("URL", "tracker.example.com", "must be a URL", "url", None),
+        ("SESSION_TTL_HOURS", "0", "finite number above 0", "session_ttl_hours", 10.0),
+        ("SESSION_TTL_HOURS", "ten", "must be a number", "session_ttl_hours", 10.0),
+        ("CLEANUP_INTERVAL_MINUTES", "nan", "finite number above 0", "cleanup_interval_minutes", 30.0),
+        ("MAX_SESSIONS", "-5", "0 or more", "max_sessions", 100_000),
+        ("ENABLED", "perhaps", "true or false", "enabled", True),
+        ("DURABILITY", "tape", "disk, memory", "durability", "disk"),
+        ("UNGROUPED", "some", "turns, all, ignore", "ungrouped", "turns"),
+        ("API_KEY", f"{SECRET} {SECRET}", "printable ASCII", "api_key", None),
+    ],
+)
+def test_a_wrong_environment_value_is_one_error_and_the_default_stands(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    accepted: str,
+    setting: str,
+    default: object,
+) -> None:
+    """A typo in a deployment does not stop the host: the log names the variable and what is accepted."""
+    monkeypatch.setenv(f"AGENT_TRACKER_{variable}", value)
+    with AgentPerformanceTracker(state_dir=tmp_path) as tracker:
+        assert getattr(tracker._config, setting) == default
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert f"AGENT_TRACKER_{variable}" in error.getMessage()
+    assert accepted in error.getMessage()
+    assert SECRET not in caplog.text
+
+
+# --- disabled -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "level"),
+    [
+        ({}, logging.INFO),
+        (
+            {"AGENT_TRACKER_ENABLED": "false", "AGENT_TRACKER_URL": "https://tracker.example.com"},
+            logging.INFO,
+        ),
+        ({"OTEL_SDK_DISABLED": "true", "AGENT_TRACKER_URL": "https://tracker.example.com"}, logging.WARNING),
+        ({"OTEL_SDK_DISABLED": "true"}, logging.INFO),
+    ],
+)
+def test_disabled_everything_works_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    environment: dict[str, str],
+    level: int,
+) -> None:
+    """No URL, or switched off: ids are minted, sessions live, one line says why, no file and no thread appears."""
+    caplog.set_level(logging.INFO, logger="otel_agent_tracker")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    threads = threading.active_count()
+    with AgentPerformanceTracker(state_dir=tmp_path) as tracker:
+        session = tracker.start_conversation("bot", "u1")
+        assert session_id.parse(session)
+        assert tracker.is_session_active(session)
+        with tracker.turn(session):
+            pass
+        assert tracker.end_conversation(session, 5)
+        assert not tracker.is_session_active(session)
+        with tracker.conversation("bot") as conversation, conversation.turn():
+            pass
+        assert tracker.record_feedback(session, thumbs="up")
+        assert tracker.flush(1)
+        assert tracker.delivery_stats()["accepted"] == 0
+        with AgentOperationsTracker(state_dir=tmp_path) as agents:
+            agents.register_agent("bot")
+            agents.heartbeat("bot")
+        assert threading.active_count() == threads
+    assert [(record.levelno, "agent tracking is off" in record.message) for record in caplog.records] == [
+        (level, True)
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- no tracker, or none that makes sense -------------------------------------------------------------------
+
+NONSENSE: dict[str, Action] = {
+    "a server error": reply(503),
+    "a page": html(),
+    "garbage": raw(b"\x00\x01 garbage \xff\r\n\r\n"),
+    "silence": hang(),
+    "a reset": reset(),
+    "a redirect": reply(302, headers={"Location": "http://127.0.0.1:9/"}),
+    "unauthorised": reply(401),
+    "not found, ever": reply(404),
+}
+
+
+@pytest.mark.parametrize("answer", NONSENSE)
+def test_a_tracker_that_answers_nonsense_loses_nothing(make_tracker: MakeTracker, answer: str) -> None:
+    """Nothing is raised, everything is kept."""
+    with ScriptedServer(NONSENSE[answer]) as server:
+        tracker = make_tracker(server.url, timeout_seconds=0.3)
+        session = tracker.start_conversation("bot")
+        assert tracker.end_conversation(session, 5)
+        server.wait_for_requests(1)
+        assert not tracker.flush(0.3)
+        stats = tracker.delivery_stats()
+        assert (stats["accepted"], stats["pending"], stats["delivered"]) == (2, 2, 0)
+        tracker.close()
+
+
+def test_an_unreachable_tracker_loses_nothing(
+    make_tracker: MakeTracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised, everything is kept, and one line tells of it."""
+    with ScriptedServer(reply()) as server:
+        url = server.url
+    tracker = make_tracker(url)
+    for _ in range(50):
+        tracker.end_conversation(tracker.start_conversation("bot"))
+    assert not tracker.flush(0.5)
+    assert tracker.delivery_stats()["pending"] == 100
+    assert len([record for record in caplog.records if "events are kept" in record.getMessage()]) == 1
+
+
+# --- the key ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [reply(401), reply(503), raw(b"nonsense"), None])
+def test_the_api_key_is_never_in_logs_reprs_exceptions_or_files(
+    make_tracker: MakeTracker, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: Action | None
+) -> None:
+    """Whatever goes wrong, with every logger at its most talkative; the tracker alone gets the key."""
+    caplog.set_level(logging.DEBUG)
+    with ScriptedServer(answer or reply()) as server:
+        if answer is None:
+            server.close()
+        tracker = make_tracker(server.url, api_key=SECRET, timeout_seconds=1)
+        session = tracker.start_conversation("bot")
+        with pytest.raises(TrackerUnavailable) as raised:
+            tracker.get_session_info(session)
+        tracker.end_conversation(session)
+        tracker.flush(0.3)
+        told = [
+            repr(vars(tracker)),
+            repr(tracker._config),
+            str(tracker._config),
+            *map(repr, vars(tracker).values()),
+        ]
+        sent = [request.headers["authorization"] for request in server.requests]
+        tracker.close()
+    told += ["".join(traceback.format_exception(raised.value)), caplog.text]
+    assert not [text for text in told if SECRET in text]
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+    assert set(sent) <= {f"Bearer {SECRET}"}
+    assert sent or answer is None
+
+
+# --- contexts -----------------------------------------------------------------------------------------------
+
+
+def test_leaving_a_block_in_another_task_neither_logs_nor_leaks(
+    recorded_conversations: RecordedConversations, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An async generator that is finished by another task than began it: Contexts are as they were."""
+    tracker = AgentPerformanceTracker()
+
+    async def answers() -> AsyncIterator[Turn]:
+        with (
+            otel_agent_tracker.session("thread-7"),
+            tracker.conversation("bot") as conversation,
+            conversation.turn() as turn,
+        ):
+            yield turn
+
+    async def story() -> None:
+        before = context.get_current()
+        generator = answers()
+        await asyncio.create_task(anext(generator))  # type: ignore[arg-type]  # a coroutine at run time
+        assert context.get_current() == before
+        await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]  # a generator at run time
+        assert context.get_current() == before
+
+    asyncio.run(story())
+    assert caplog.records == []
+    (conversation,) = recorded_conversations.conversations
+    assert len(conversation.turns) == 1
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_blocks_left_in_any_order_leak_nothing(
+    recorded_conversations: RecordedConversations, order: tuple[int, ...]
+) -> None:
+    """Interleaved generators in one task: with the last block left, the Context is as before the first."""
+    tracker = AgentPerformanceTracker()
+    before = context.get_current()
+    blocks = [tracker.conversation("bot"), otel_agent_tracker.session("thread-7"), tracker.turn("thread-8")]
+    for block in blocks:
+        block.__enter__()
+    for number in order:
+        blocks[number].__exit__(None, None, None)
+    assert context.get_current() == before
+    assert recorded_conversations.conversations[0].outcome == "completed"
+
+
+# --- session ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A host's provider that is watched, with what it exports."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(auto, "_installed", None)
+    with recording() as recorded:
+        otel_agent_tracker.install(provider).close()
+        yield provider.get_tracer("another library"), exporter
+        assert recorded.requests == []
+    provider.shutdown()
+
+
+def use_block(work: Callable[[], None]) -> None:
+    with otel_agent_tracker.session("thread-7", "u1"):
+        work()
+
+
+def use_decorator(work: Callable[[], None]) -> None:
+    otel_agent_tracker.session("thread-7", "u1")(work)()
+
+
+def use_async_block(work: Callable[[], None]) -> None:
+    async def run() -> None:
+        async with otel_agent_tracker.session("thread-7", "u1"):
+            await asyncio.sleep(0)
+            work()
+
+    asyncio.run(run())
+
+
+def use_async_decorator(work: Callable[[], None]) -> None:
+    @otel_agent_tracker.session("thread-7", "u1")
+    async def run() -> str:
+        await asyncio.sleep(0)
+        work()
+        return "result"
+
+    assert asyncio.run(run()) == "result"
+    assert run.__name__ == "run"
+
+
+@pytest.mark.parametrize("use", [use_block, use_decorator, use_async_block, use_async_decorator])
+def test_session_stamps_the_spans_of_other_libraries(
+    host: Any, use: Callable[[Callable[[], None]], None]
+) -> None:
+    """Inside it every span of every library gets the ids, outside none; a span's own id stays."""
+    tracer, exporter = host
+
+    def work() -> None:
+        with tracer.start_as_current_span("outer"), tracer.start_as_current_span("inner"):
+            pass
+        tracer.start_span("own", attributes={"session.id": "its own"}).end()
+
+    use(work)
+    tracer.start_span("outside").end()
+    stamped = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
+    ids = {"session.id": "thread-7", "user.id": "u1"}
+    assert stamped == {
+        "outer": ids, "inner": ids, "own": ids | {"session.id": "its own"}, "outside": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("session", ["", "a\nb", "s" * 321])
+def test_session_refuses_wrong_ids(session: str) -> None:
+    """When it is made, not when it is entered."""
+    with pytest.raises(ValueError, match="session_id must"):
+        otel_agent_tracker.session(session)
