@@ -1,0 +1,181 @@
+"""Rules of `provider`: event spans that nothing of the host can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import StatusCode
+
+from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.semconv import VERSION
+from tests.event_spans import RESOURCE, Kept
+from tests.hosts import host_provider
+
+
+@pytest.fixture(name="kept")
+def _kept() -> Kept:
+    return Kept()
+
+
+def emit(provider: EventProvider, **options: Any) -> None:
+    """An event span of which nothing matters but `options`."""
+    provider.emit(
+        "event", options.pop("attributes", {}), **{"trace_id": 1, "start_us": 2, "end_us": 3, **options}
+    )
+
+
+def test_a_span_has_the_ids_and_times_it_is_asked_for(kept: Kept) -> None:
+    """Trace, span, parent; microseconds become nanoseconds; scope is ours."""
+    emit(
+        EventProvider([kept], resource=RESOURCE),
+        trace_id=5,
+        span_id=6,
+        parent_span_id=7,
+        start_us=8,
+        end_us=9,
+    )
+    (span,) = kept.spans
+    assert span.context is not None
+    assert span.parent is not None
+    assert (span.context.trace_id, span.context.span_id, span.parent.span_id) == (5, 6, 7)
+    assert (span.start_time, span.end_time) == (8000, 9000)
+    assert span.instrumentation_scope is not None
+    assert (span.instrumentation_scope.name, span.instrumentation_scope.version) == (
+        "otel_agent_tracker",
+        VERSION,
+    )
+
+
+def test_span_ids_are_minted_where_none_is_given(kept: Kept) -> None:
+    """No two alike."""
+    provider = EventProvider([kept])
+    for _ in range(100):
+        emit(provider)
+    assert len({span.context.span_id for span in kept.spans if span.context}) == 100
+
+
+def test_an_error_is_a_status(kept: Kept) -> None:
+    """With its description, empty too; without one the status is unset."""
+    provider = EventProvider([kept])
+    for error in ("no route", "", None):
+        emit(provider, error=error)
+    assert [span.status.status_code for span in kept.spans] == [
+        StatusCode.ERROR,
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+    ]
+    assert kept.spans[0].status.description == "no route"
+
+
+def test_attributes_are_neither_cut_nor_counted(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says of limits."""
+    for variable in ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"):
+        monkeypatch.setenv(variable, "1")
+    for variable in ("OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"):
+        monkeypatch.setenv(variable, "1")
+    attributes = {f"key {number}": "x" * 1000 for number in range(500)}
+    emit(EventProvider([kept]), attributes=attributes)
+    assert kept.spans[0].attributes == attributes
+
+
+def test_processors_run_in_order_on_the_calling_thread(kept: Kept) -> None:
+    """When `emit` returns, each has had the span."""
+    second = Kept()
+    emit(EventProvider([kept, second]))
+    assert len(kept.spans) == len(second.spans) == 1
+
+
+def test_the_ambient_context_does_not_reach_a_span(kept: Kept) -> None:
+    """Neither baggage nor the current span's sampling; the span itself is a link."""
+    provider = EventProvider([kept])
+    host = TracerProvider(sampler=ALWAYS_OFF)
+    token = context.attach(baggage.set_baggage("session.id", "other"))
+    with host.get_tracer("host").start_as_current_span("unsampled") as ambient:
+        emit(provider)
+    context.detach(token)
+    (span,) = kept.spans
+    assert span.parent is None
+    assert span.attributes == {}
+    assert [link.context for link in span.links] == [ambient.get_span_context()]
+    host.shutdown()
+
+
+# --- the resource -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="host")
+def _host() -> Iterator[TracerProvider]:
+    provider = TracerProvider(resource=Resource({"service.name": "host"}), span_limits=SpanLimits(1, 1, 1))
+    yield provider
+    provider.shutdown()
+
+
+def test_the_resource_is_the_hosts_at_the_first_event(kept: Kept, host: TracerProvider) -> None:
+    """A provider that is set after ours was made, but before the first event, is in time."""
+    provider = EventProvider([kept])
+    with host_provider(host):
+        emit(provider)
+    emit(provider)
+    assert [span.resource.attributes["service.name"] for span in kept.spans] == ["host", "host"]
+
+
+@pytest.mark.parametrize("provider", [trace.NoOpTracerProvider(), trace.ProxyTracerProvider()])
+def test_without_the_sdks_provider_the_resource_is_the_environments(
+    kept: Kept, provider: trace.TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the SDK itself would make it."""
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "from-environment")
+    with host_provider(provider):
+        emit(EventProvider([kept]))
+    assert kept.spans[0].resource.attributes["service.name"] == "from-environment"
+
+
+# --- life ---------------------------------------------------------------------------------------------------
+
+
+def test_threads_do_not_mix_ids_up(kept: Kept) -> None:
+    """Each thread's spans have the ids that it asked for, the first span of all too."""
+    provider, ready = EventProvider([kept]), Barrier(8)
+
+    def run(number: int) -> None:
+        ready.wait()
+        for span_id in range(1, 200):
+            emit(provider, trace_id=number, span_id=span_id, attributes={"ids": f"{number} {span_id}"})
+
+    threads = [Thread(target=run, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept.spans) == 8 * 199
+    for span in kept.spans:
+        assert span.context is not None
+        assert span.attributes == {"ids": f"{span.context.trace_id} {span.context.span_id}"}
+
+
+def test_shutdown_reaches_every_processor() -> None:
+    """Also where no event was ever made."""
+
+    class Counted(Kept):
+        stopped = 0
+
+        def shutdown(self) -> None:
+            self.stopped += 1
+
+    processors = [Counted(), Counted()]
+    EventProvider(processors).shutdown()
+    assert [processor.stopped for processor in processors] == [1, 1]
+
+
+def test_it_works_where_opentelemetry_is_disabled(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SDK_DISABLED silences exporters; sessions are kept all the same."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    emit(EventProvider([kept]))
+    assert len(kept.spans) == 1
