@@ -1,0 +1,243 @@
+"""Rules of `conversation`: blocks, turns and streams, on the requests that they become."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv
+from tests.hosts import host_provider, tracker_answer
+from tests.scripted_server import ScriptedServer, respond
+
+
+class Desk:
+    """A tracker object whose requests can be looked at."""
+
+    def __init__(self, server: ScriptedServer, tracker: AgentPerformanceTracker) -> None:
+        self._server = server
+        self.tracker = tracker
+
+    def turn(self, session: str = "thread-7") -> Turn:
+        """A turn that begins now."""
+        return self.tracker.turn(session, agent_id="bot")
+
+    def sent(self, name: str) -> list[dict[str, Any]]:
+        """The bodies that went to ``/conversations/{name}``."""
+        assert self.tracker.flush(5.0)
+        found: list[Any] = [
+            request.json() for request in self._server.requests if request.path == f"/conversations/{name}"
+        ]
+        return found
+
+    def only(self, name: str) -> dict[str, Any]:
+        """The only one of them."""
+        (body,) = self.sent(name)
+        return body
+
+
+@pytest.fixture(name="desk")
+def _desk(tmp_path: Path) -> Iterator[Desk]:
+    before = context.get_current()
+    with (
+        ScriptedServer(respond(tracker_answer)) as server,
+        AgentPerformanceTracker(server.url, state_dir=tmp_path) as tracker,
+    ):
+        yield Desk(server, tracker)
+    assert context.get_current() == before
+
+
+class UnprintableError(Exception):
+    """An exception whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("a mistake of the host")
+
+
+# --- conversations --------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_completed(desk: Desk) -> None:
+    """With what was said inside."""
+    with desk.tracker.conversation("bot", "u1", {"a": 1}) as conversation:
+        conversation.rate(3)
+        conversation.rate(5, "good")
+        conversation.set_message_count(4)
+    end = desk.only("end")
+    assert (end["session_id"], end["status"]) == (conversation.session_id, "completed")
+    assert (end["quality_score"], end["user_feedback"], end["message_count"]) == (5, "good", 4)
+    assert desk.only("start")["user_id"] == "u1"
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type", "message"),
+    [
+        (OSError("no route"), "OSError", "no route"),
+        (ValueError(), "ValueError", "ValueError"),
+        (UnprintableError(), "tests.test_conversation.UnprintableError", "UnprintableError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_an_exception_makes_it_failed_and_goes_on(
+    desk: Desk, error: BaseException, error_type: str, message: str
+) -> None:
+    """With the exception's type and text, if it has any."""
+    with pytest.raises(type(error)), desk.tracker.conversation("bot"):
+        raise error
+    end = desk.only("end")
+    assert (end["status"], end["error_message"]) == ("failed", message)
+    assert end["metadata"]["agent_tracker"]["error_type"] == error_type
+
+
+def test_it_can_fail_without_an_exception(desk: Desk) -> None:
+    """By word."""
+    with desk.tracker.conversation("bot") as conversation:
+        conversation.fail("out of cats")
+    assert desk.only("end")["error_message"] == "out of cats"
+
+
+def test_a_rating_after_the_end_goes_by_itself(desk: Desk) -> None:
+    """The end is not sent again."""
+    with desk.tracker.conversation("bot") as conversation:
+        pass
+    conversation.rate(2, "late")
+    feedback = desk.only("feedback")
+    assert (feedback["quality_score"], feedback["user_feedback"]) == (2, "late")
+    assert "quality_score" not in desk.only("end")
+
+
+@pytest.mark.parametrize("score", [0, 6, 3.5, "good", True])
+def test_a_wrong_rating_raises_and_changes_nothing(desk: Desk, score: Any) -> None:
+    """The one before stands."""
+    with desk.tracker.conversation("bot") as conversation:
+        conversation.rate(4)
+        with pytest.raises(ValueError, match="quality_score must be"):
+            conversation.rate(score)
+    assert desk.only("end")["quality_score"] == 4
+
+
+# --- turns ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_turn_is_no_failure(desk: Desk) -> None:
+    """A task that is cancelled, and a word that says so."""
+
+    async def main() -> None:
+        async with desk.turn("thread-1"):
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    with desk.turn("thread-2") as turn:
+        turn.cancel()
+    assert [turn["status"] for turn in desk.sent("turn")] == ["cancelled", "cancelled"]
+
+
+def test_what_a_turn_says_of_itself(desk: Desk) -> None:
+    """Waiting, or failed with a type."""
+    with desk.turn("thread-1") as turn:
+        turn.wait()
+    with desk.turn("thread-1") as turn:
+        turn.fail("slow", error_type="Timeout")
+    waiting, failed = desk.sent("turn")
+    assert waiting["status"] == "waiting"
+    assert (failed["status"], failed["error_type"], failed["error_message"]) == ("failed", "Timeout", "slow")
+
+
+def test_a_turn_counts_the_tokens_below_it(desk: Desk) -> None:
+    """Of other libraries' model calls, on the host's provider."""
+    provider = TracerProvider()
+    attributes: dict[str, str | int] = {semconv.GEN_AI_OPERATION_NAME: "chat", semconv.GEN_AI_INPUT_TOKENS: 7}
+    with host_provider(provider), desk.turn():
+        trace.get_tracer("other").start_span("chat", attributes=attributes).end()
+    assert desk.only("turn")["input_tokens"] == 7
+    provider.shutdown()
+
+
+# --- streams --------------------------------------------------------------------------------------------------
+
+
+def chunks(*, error: Exception | None = None) -> Iterator[int]:
+    """Three chunks, and then perhaps an error."""
+    yield from range(3)
+    if error is not None:
+        raise error
+
+
+async def async_chunks(*, error: Exception | None = None) -> AsyncIterator[int]:
+    """The same for asyncio."""
+    for number in chunks(error=error):
+        yield number
+
+
+def test_a_stream_keeps_the_turn_open(desk: Desk) -> None:
+    """It reports when the stream has ended, though the block was left before; once."""
+    with desk.turn() as turn:
+        stream = turn.stream(chunks())
+    assert desk.sent("turn") == []
+    assert list(stream) == [0, 1, 2]
+    body = desk.only("turn")
+    assert body["status"] == "ok"
+    assert 0 <= body["time_to_first_token"] <= body["duration_seconds"]
+
+
+def test_a_stream_that_fails_fails_the_turn(desk: Desk) -> None:
+    """With its error, which goes on."""
+    with desk.turn() as turn:
+        stream = turn.stream(chunks(error=OSError("cut")))
+    with pytest.raises(OSError, match="cut"):
+        list(stream)
+    assert desk.only("turn")["error_message"] == "cut"
+
+
+def test_a_stream_that_is_closed_cancels_the_turn(desk: Desk) -> None:
+    """Nobody wanted the rest; the source is closed, too."""
+    source = chunks()
+    with desk.turn() as turn:
+        stream = turn.stream(source)
+        assert next(stream) == 0
+        stream.close()  # type: ignore[attr-defined]  # a generator has it
+    assert desk.only("turn")["status"] == "cancelled"
+    assert list(source) == []
+
+
+def test_an_asynchronous_stream(desk: Desk) -> None:
+    """Read to its end, failing, and closed."""
+
+    async def main() -> None:
+        async with desk.turn("thread-1") as turn:
+            whole = turn.stream(async_chunks())
+        assert [number async for number in whole] == [0, 1, 2]
+        async with desk.turn("thread-2") as turn:
+            failing = turn.stream(async_chunks(error=OSError("cut")))
+        with pytest.raises(OSError, match="cut"):
+            assert [number async for number in failing]
+        async with desk.turn("thread-3") as turn:
+            closed = turn.stream(async_chunks())
+            assert await anext(closed) == 0
+            await closed.aclose()  # type: ignore[attr-defined]  # a generator has it
+
+    asyncio.run(main())
+    statuses = {turn["session_id"]: turn["status"] for turn in desk.sent("turn")}
+    assert statuses == {"thread-1": "ok", "thread-2": "failed", "thread-3": "cancelled"}
+
+
+def test_a_stream_is_read_inside_the_turn(desk: Desk) -> None:
+    """The source's spans nest in it, while the reader's do not."""
+    provider = TracerProvider()
+
+    def source() -> Iterator[int]:
+        yield trace.get_current_span().get_span_context().span_id
+
+    with host_provider(provider):
+        with desk.turn() as turn:
+            stream = turn.stream(source())
+        (inside,) = (f"{span_id:016x}" for span_id in stream)
+        assert not trace.get_current_span().get_span_context().is_valid
+    assert turn.turn_id.endswith(inside)
+    provider.shutdown()

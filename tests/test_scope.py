@@ -1,0 +1,151 @@
+"""Rules of `scope`: the session that code runs in, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from threading import Thread
+
+import pytest
+from opentelemetry import context
+
+from otel_agent_tracker import session
+from otel_agent_tracker.scope import Attached, Scope, current_scope, with_scope
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """After every test the Context is the one before it, and OpenTelemetry has nothing to complain of."""
+    before = context.get_current()
+    yield
+    assert current_scope() is None
+    assert context.get_current() == before
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def session_id() -> str | None:
+    """The id of the session that the code runs in."""
+    scope = current_scope()
+    return scope.session_id if scope else None
+
+
+def test_a_block_and_the_blocks_in_it() -> None:
+    """The innermost session is the current one."""
+    with session("a", "u1", "bot"):
+        assert current_scope() == Scope("a", "u1", "bot")
+        with session("b"):
+            assert current_scope() == Scope("b")
+        assert session_id() == "a"
+    assert session_id() is None
+
+
+def test_an_exception_leaves_the_session() -> None:
+    """And goes on."""
+    with pytest.raises(OSError, match="no route"), session("a"):
+        raise OSError("no route")
+    assert session_id() is None
+
+
+def test_a_session_can_be_entered_again_and_inside_itself() -> None:
+    """One object, any number of blocks."""
+    a = session("a")
+    with a, session("b"), a:
+        assert session_id() == "a"
+    with a:
+        assert session_id() == "a"
+
+
+def test_a_decorator_runs_each_call_inside() -> None:
+    """Sync; arguments, result and name stay."""
+
+    @session("a")
+    def answer(question: str, *, loud: bool) -> tuple[str | None, str, bool]:
+        """Its docstring."""
+        return session_id(), question, loud
+
+    assert answer("why?", loud=True) == ("a", "why?", True)
+    assert (answer.__name__, answer.__doc__) == ("answer", "Its docstring.")
+    assert session_id() is None
+
+
+def test_a_decorator_of_a_coroutine_function() -> None:
+    """The function stays one, and each task has its own session."""
+
+    @session("a")
+    async def answer() -> str | None:
+        await asyncio.sleep(0)
+        return session_id()
+
+    async def main() -> list[str | None]:
+        async with session("b"):
+            return [*await asyncio.gather(answer(), answer()), session_id()]
+
+    assert asyncio.iscoroutinefunction(answer)
+    assert asyncio.run(main()) == ["a", "a", "b"]
+
+
+def test_a_task_has_the_session_it_was_made_in() -> None:
+    """Also when the block has been left."""
+
+    async def later(left: asyncio.Event) -> str | None:
+        await left.wait()
+        return session_id()
+
+    async def main() -> str | None:
+        left = asyncio.Event()
+        async with session("a"):
+            task = asyncio.create_task(later(left))
+        left.set()
+        return await task
+
+    assert asyncio.run(main()) == "a"
+
+
+def test_a_block_left_in_another_task_neither_logs_nor_leaks() -> None:
+    """Fixtures and web frameworks do that."""
+
+    async def main() -> tuple[str | None, str | None]:
+        block = session("a")
+        block.__enter__()
+
+        async def leave() -> str | None:
+            block.__exit__(None, None, None)
+            return session_id()
+
+        inside = await asyncio.create_task(leave())
+        return inside, None
+
+    assert asyncio.run(main())[0] is None
+
+
+def test_a_block_left_in_another_thread_neither_logs_nor_raises() -> None:
+    """The thread that entered it keeps its Context until it goes on by itself."""
+    attached = Attached(with_scope(Scope("a")))
+    thread = Thread(target=attached.detach)
+    thread.start()
+    thread.join()
+    assert session_id() == "a"
+    context.attach(attached._before)
+
+
+def test_blocks_left_in_the_wrong_order_leave_nothing() -> None:
+    """The first to be entered may be the first to be left."""
+    first = Attached(with_scope(Scope("a")))
+    second = Attached(with_scope(Scope("b")))
+    first.detach()
+    assert session_id() == "b"
+    second.detach()
+    first.detach()
+    assert session_id() is None
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 1000, "a\nb"])
+def test_wrong_ids_raise_before_anything_changes(wrong: str) -> None:
+    """When the object is made, naming what is wrong."""
+    with pytest.raises(ValueError, match="session_id must"):
+        session(wrong)
+    with pytest.raises(ValueError, match="user_id must"):
+        session("a", wrong)
+    with pytest.raises(ValueError, match="agent_id must"):
+        session("a", None, wrong)
