@@ -43,6 +43,7 @@ __all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 _logger = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 2.0
+LONGEST_IMPORT_SECONDS = 5.0
 
 
 class Pipeline:
@@ -187,8 +188,10 @@ class Pipeline:
 
     def _work(self, handle: WorkerHandle) -> None:
         """What the worker's thread runs; nothing that it sends is instrumented."""
-        from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
+        with _importing:
+            from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
 
+            sender = self._sender or self._make_sender()  # brings codecs
         token = attach(set_value(sdk_private.SUPPRESS_INSTRUMENTATION_KEY, True, get_current()))
         try:
             Worker(
@@ -196,7 +199,7 @@ class Pipeline:
                 self._journal,
                 self.sessions,
                 self.events.expire,
-                self._sender or self._make_sender(),
+                sender,
                 self.clock,
                 self._sender_lock,
                 folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
@@ -229,7 +232,9 @@ class Pipeline:
         )
         if not config.to_otlp:
             return client
-        return OtlpSender(lambda body: client.post_otlp(config.otlp_endpoint, body, config.otlp_headers))
+        return OtlpSender(
+            lambda body: client.post_otlp(config.otlp_endpoint, body, config.otlp_headers), client.close
+        )
 
 
 def acquire(config: Config) -> Pipeline:
@@ -283,9 +288,23 @@ def _otlp_encoder() -> Callable[[ReadableSpan], bytes]:
     return lambda span: encode_spans((span,)).SerializeToString()
 
 
+def _before_fork() -> None:
+    """Let a worker finish its import: a child would find modules half made, and nobody to finish them."""
+    global _is_held_for_fork
+    if _importing.acquire(timeout=LONGEST_IMPORT_SECONDS):
+        _is_held_for_fork = True
+
+
+def _after_fork_in_parent() -> None:
+    global _is_held_for_fork
+    if _is_held_for_fork:
+        _is_held_for_fork = False
+        _importing.release()
+
+
 def _after_fork_in_child() -> None:
-    global _registry_lock
-    _registry_lock = threading.Lock()
+    global _registry_lock, _importing, _is_held_for_fork
+    _registry_lock, _importing, _is_held_for_fork = threading.Lock(), threading.Lock(), False
     for pipeline in _pipelines:
         pipeline.after_fork_in_child()
 
@@ -306,7 +325,13 @@ _registry: dict[tuple[str, str, str, str], Pipeline] = {}
 _registry_lock = threading.Lock()
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _substitute: Pipeline | None = None
+_importing = threading.Lock()
+_is_held_for_fork = False
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 atexit.register(_at_exit)
