@@ -79,12 +79,12 @@ class ReceivedRequest:
 
 
 class ScriptedServer:
-    """A server that plays `actions`, one a request; with `tls` it speaks HTTPS."""
+    """A server that plays `actions`, one a request; with `tls` it speaks HTTPS. `port` 0 is any free one."""
 
-    def __init__(self, *actions: Action, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *actions: Action, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._actions = actions
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._port: int = self._listener.getsockname()[1]
         self._changed = threading.Condition()
         self._requests: list[ReceivedRequest] = []
