@@ -18,9 +18,10 @@ __all__ = ["command"]
 )
 @click.pass_context
 def command(context: click.Context, leave: bool, port: int) -> None:
-    """Let agents hold conversations with a tracker on loopback, and compare what it says with what they did.
+    """Let real agents work, and see them in a tracker.
 
-    It needs no API key and no network, and leaves nothing behind. Exit code 1: the tracker says otherwise.
+    A tracker on loopback hears of the conversations that agents hold; what it then says is compared with what
+    they did. It needs no API key and no network, and leaves nothing behind. Exit code 1: the two differ.
     """
     from otel_agent_tracker.demo import run
 

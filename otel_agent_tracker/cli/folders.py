@@ -23,6 +23,7 @@ from otel_agent_tracker.state import Counts, OutboxRow, State
 __all__ = ["Books", "StateFolder", "folders_below"]
 
 _NAME = re.compile(r"[0-9a-f]{12}")
+_TRIES = 10
 _UNBOUNDED = 1 << 40  # what looks on needs no limit
 
 
@@ -89,12 +90,10 @@ class StateFolder:
     def books(self) -> Books:
         """The books as they are now."""
         with self.state() as state:
-            with state.transaction():
-                offsets, counts = state.offsets(), state.counts()
-                newest = [*state.pending(1), *state.dead_letters(1)]
+            offsets, counts = _at_one_moment(state)
             # Afterwards: what is taken out of the journal meanwhile is counted here, and not twice.
             unread = Counter(_kind(payload) for payload in _unread(self.path, offsets))
-        return Books(counts, unread, _service(newest))
+            return Books(counts, unread, _service([*state.pending(1), *state.dead_letters(1)]))
 
 
 def folders_below(state_dir: Path) -> list[StateFolder]:
@@ -103,6 +102,16 @@ def folders_below(state_dir: Path) -> list[StateFolder]:
         found = sorted(path for path in state_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
         return [StateFolder(path) for path in found]
     return []
+
+
+def _at_one_moment(state: State) -> tuple[dict[str, int], Counts]:
+    """Offsets and counts between which nobody wrote; after a few tries, those that were read last."""
+    for _ in range(_TRIES):
+        version = state.data_version()
+        offsets, counts = state.offsets(), state.counts()
+        if state.data_version() == version:
+            break
+    return offsets, counts
 
 
 def _unread(folder: Path, offsets: Mapping[str, int]) -> Iterator[bytes]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from otel_agent_tracker.cli.commands import examples
-from rich.markup import escape
 
 if TYPE_CHECKING:
     from otel_agent_tracker.server.run import Server
@@ -19,6 +19,7 @@ __all__ = ["command"]
 
 @click.command(
     "serve",
+    short_help="Run a tracker: REST API and web page.",
     epilog=examples(
         "otel-agent-tracker serve",
         "otel-agent-tracker serve --port 0 --database ./tracker.sqlite3",

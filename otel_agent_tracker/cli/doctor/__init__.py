@@ -47,9 +47,11 @@ def command(
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Show every setting and where it came from, and check everything between here and the tracker.
+    """Show all settings and check the way to the tracker.
 
-    Run it with the environment of the application. Exit code 1: something is wrong; a warning is not.
+    Every setting with where it came from, the state folder and its disk, OpenTelemetry, the tracker with its
+    key and what it offers. Run it with the environment of the application. Exit code 1: something is wrong;
+    a warning is no reason.
     """
     with overheard() as complaints:
         config = configured(url=url, api_key_file=api_key_file, state_dir=state_dir)

@@ -16,7 +16,7 @@ from otel_agent_tracker.cli.folders import Books, StateFolder, folders_below
 from otel_agent_tracker.cli.output import duration
 from otel_agent_tracker.config import Config, Durability
 
-__all__ = ["check_state_folder", "file_system"]
+__all__ = ["check_file_system", "check_space", "check_state_folder", "file_system"]
 
 MIB = 1024 * 1024
 LEAST_FREE = 64 * MIB  # a few segments of the journal and the state file
@@ -79,8 +79,8 @@ def _check_place(folder: Path, config: Config) -> Iterator[Check]:
     if existing == folder:
         yield _check_owner(folder)
     yield _check_writable(folder, existing)
-    yield _check_file_system(existing.resolve())
-    yield _check_space(existing, config)
+    yield check_file_system(file_system(existing.resolve()))
+    yield check_space(shutil.disk_usage(existing).free, config.outbox_max_mb)
 
 
 def _check_owner(folder: Path) -> Check:
@@ -111,8 +111,8 @@ def _check_writable(folder: Path, existing: Path) -> Check:
     return ok("writable", "yes" if existing == folder else f"yes; {folder} is made at the first event")
 
 
-def _check_file_system(path: Path) -> Check:
-    kind = file_system(path)
+def check_file_system(kind: str | None) -> Check:
+    """Whether files of the journal and of SQLite are safe on a file system of that type."""
     if kind is None:
         return ok("file system", "not told by this platform")
     if kind.partition(".")[0] in _REMOTE:
@@ -124,13 +124,13 @@ def _check_file_system(path: Path) -> Check:
     return ok("file system", f"{kind}{', goes with its container' if kind == 'overlay' else ''}")
 
 
-def _check_space(path: Path, config: Config) -> Check:
-    free = shutil.disk_usage(path).free
+def check_space(free: int, outbox_max_mb: float) -> Check:
+    """Whether so many free bytes are enough."""
     finding = f"{free / MIB:,.0f} MiB"
     if free < LEAST_FREE:
         return wrong("free space", finding, "Make room: the journal needs some to keep what is accepted.")
-    if free < config.outbox_max_mb * MIB:
-        advice = f"Make room, or lower AGENT_TRACKER_OUTBOX_MAX_MB ({config.outbox_max_mb:g})."
+    if free < outbox_max_mb * MIB:
+        advice = f"Make room, or lower AGENT_TRACKER_OUTBOX_MAX_MB ({outbox_max_mb:g})."
         return warning("free space", f"{finding}, less than the outbox may take", advice)
     return ok("free space", finding)
 

@@ -80,7 +80,7 @@ class _Listener(logging.Handler):
 
 
 def _shown(name: str, value: Any) -> str:
-    if value is None or value == () or value == {}:
+    if value is None or value in ("", (), {}):
         return "not set"
     if name == "api_key":
         return masked(value) if isinstance(value, str) else "asked of the application"

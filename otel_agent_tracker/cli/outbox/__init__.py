@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 @click.group("outbox", cls=Group)
 def command() -> None:
-    """Look after the events that wait on this machine for delivery.
+    """Look after the events that wait for delivery.
 
     All of it works while the application runs. Each destination (tracker, key and service) has a state folder
     of its own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -71,6 +70,8 @@ def opened(config: Config, folder: str | None) -> Iterator[State]:
 @contextmanager
 def readable() -> Iterator[None]:
     """Trouble with a state file as one line."""
+    import sqlite3  # only now: `--help` does without
+
     try:
         yield
     except (sqlite3.Error, OSError) as error:

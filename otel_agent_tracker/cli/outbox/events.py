@@ -23,7 +23,9 @@ Json = dict[str, Any]
 
 @click.command(
     "list",
-    epilog=examples("otel-agent-tracker outbox list --dead", "otel-agent-tracker outbox list --folder 5f2c…"),
+    epilog=examples(
+        "otel-agent-tracker outbox list --dead", "otel-agent-tracker outbox list --folder 0123456789ab"
+    ),
 )
 @click.option("--dead", "only", flag_value="dead", help="Only dead letters: what the tracker refused.")
 @click.option("--pending", "only", flag_value="pending", help="Only what waits to be delivered.")
@@ -48,18 +50,7 @@ def list_events(only: str | None, limit: int, folder: str | None, as_json: bool,
     if not dead and not pending:
         click.echo("There is none.")
         return
-    shown = table("Id", "State", "Event", "Session or agent", "Time", "Reason", numbers=("Id",))
-    shown.columns[1].no_wrap = True
-    for row, is_dead in [*((row, True) for row in dead), *((row, False) for row in pending)]:
-        shown.add_row(
-            str(row.id),
-            "dead" if is_dead else "pending",
-            plain(row.event),
-            plain(row.lane),
-            local_time_of(row.time_us),
-            plain(row.reason or ""),
-        )
-    output().print(shown)
+    _print([*((row, True) for row in dead), *((row, False) for row in pending)])
 
 
 @click.command("show", epilog=examples("otel-agent-tracker outbox show 17"))
@@ -81,9 +72,20 @@ def show(event: int, folder: str | None, as_json: bool, **given: Any) -> None:
         print_json(told)
         return
     body = told.pop("body")
-    output().print(properties({**told, "time": local_time_of(row.time_us)}))
+    told |= {"time": local_time_of(row.time_us), "service": (told["service"] or {}).get("name")}
+    output().print(properties(told))
     click.echo()
     print_json(body)
+
+
+def _print(rows: list[tuple[OutboxRow, bool]]) -> None:
+    shown = table("Id", "State", "Time", "Event", "Session or agent", "Reason", numbers=("Id",))
+    for column in shown.columns[:3]:
+        column.no_wrap = True
+    for row, is_dead in rows:
+        state, when = "dead" if is_dead else "pending", local_time_of(row.time_us)[:16]
+        shown.add_row(str(row.id), state, when, *map(plain, (row.event, row.lane, row.reason or "")))
+    output().print(shown)
 
 
 def _summary(row: OutboxRow, *, dead: bool) -> Json:

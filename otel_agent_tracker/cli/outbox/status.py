@@ -62,9 +62,13 @@ def status(folder: str | None, as_json: bool, **given: Any) -> None:
         click.echo(f"Nothing was accepted yet: there is no state folder in {config.state_dir}.")
     elif len(books) == 1:
         [(name, one)] = books.items()
-        output().print(properties({"Folder": str(config.state_dir / name), **_rows(one)}))
+        output().print(properties({"Folder": str(config.state_dir / name) + _note(name, ours), **_rows(one)}))
     else:
         _print_folders(config, books, ours)
+
+
+def _note(name: str, ours: str | None) -> str:
+    return "" if ours in (None, name) else f" (these settings have another, {ours}, with nothing in it)"
 
 
 def _rows(books: Books) -> Json:
