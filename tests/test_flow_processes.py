@@ -35,7 +35,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(url: str, script: str, *arguments: str) -> subprocess.Popen[str]:
-            command = [sys.executable, "-c", HEAD + script, url, str(tmp_path / "state"), *arguments]
+            quiet = ("-W", "ignore:This process:DeprecationWarning")  # Python 3.12 warns of every fork
+            command = [sys.executable, *quiet, "-c", HEAD + script, url, str(tmp_path / "state"), *arguments]
             process = stack.enter_context(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from textwrap import dedent
 
 import pytest
 
@@ -14,6 +15,7 @@ from otel_agent_tracker import (
     AgentPerformanceTracker,
     AsyncAgentPerformanceTracker,
     TrackerUnavailable,
+    testing,
 )
 from otel_agent_tracker.semconv import EndedBy, Outcome
 from otel_agent_tracker.testing import FakeClock, RecordedConversation, RecordedConversations, recording
@@ -133,16 +135,8 @@ def test_a_test_run_that_records_nothing_imports_no_client() -> None:
 
 
 def test_the_fixture_is_found_by_name(pytester: pytest.Pytester) -> None:
-    """In a project that has the package installed, a test asks for the fixture and has it."""
-    pytester.makepyfile(
-        """
-        from otel_agent_tracker import AgentPerformanceTracker
-
-        def test_it(recorded_conversations):
-            tracker = AgentPerformanceTracker("https://tracker.example.com")
-            tracker.end_conversation(tracker.start_conversation("bot"), 5)
-            (conversation,) = recorded_conversations.conversations
-            assert conversation.quality == 5
-        """
-    )
-    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=1)
+    """The examples of the module's docstring run in a project that has the package installed."""
+    _, _, rest = (testing.__doc__ or "").partition("::\n")
+    examples = "\n".join(line for line in rest.splitlines() if line.startswith("    "))
+    pytester.makepyfile("from otel_agent_tracker import AgentPerformanceTracker\n" + dedent(examples))
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=2)
