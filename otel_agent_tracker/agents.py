@@ -39,15 +39,14 @@ class AgentSpanProcessor(SpanProcessor):
 
     def __init__(self) -> None:
         self._below: OrderedDict[int, _Below] = OrderedDict()
-        self._with_tokens: OrderedDict[int, None] = OrderedDict()
+        self._counted: OrderedDict[int, bool] = OrderedDict()
         self._lock = threading.Lock()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Stamp the span, and remember it if a turn is open above it."""
         scope = current_scope(parent_context)
-        if scope is not None:
-            _stamp(span, semconv.SESSION_ID, scope.session_id)
-            _stamp(span, semconv.USER_ID, scope.user_id)
+        if scope is not None and semconv.SESSION_ID not in (span.attributes or {}):
+            span.set_attribute(semconv.SESSION_ID, scope.session_id)
         observed = observed_in(parent_context)
         if observed is not None:
             parent = span.parent.span_id if span.parent else None
@@ -69,24 +68,27 @@ class AgentSpanProcessor(SpanProcessor):
 
     def _tell(self, below: _Below, span: ReadableSpan) -> None:
         attributes: Any = span.attributes or {}
+        has_counted = self._has_counted_below(span)
         match recognition.classify(span.name, attributes):
-            case SpanClass.LLM:
-                self._count_tokens(below, span, attributes)
+            case SpanClass.LLM if not has_counted:
+                counts = recognition.tokens(attributes)
+                below.observed.add_tokens(*counts)
+                has_counted = counts != (None, None)
             case SpanClass.AGENT if self._is_directly_below(below):
                 if span.status.status_code is StatusCode.ERROR:
                     below.observed.fail(attributes.get(semconv.ERROR_TYPE), span.status.description)
+        if has_counted:
+            self._note_counted(below.parent_span_id)
 
-    def _count_tokens(self, below: _Below, span: ReadableSpan, attributes: Any) -> None:
-        """Children end first: a model call around another that had tokens repeats them."""
-        counts = recognition.tokens(attributes)
-        if counts == (None, None) or span.context is None:
-            return
+    def _has_counted_below(self, span: ReadableSpan) -> bool:
+        """Whether tokens were counted below the span: a model call around others repeats theirs."""
         with self._lock:
-            repeated = self._with_tokens.pop(span.context.span_id, 0) is None
-            if below.parent_span_id is not None:
-                _remember(self._with_tokens, below.parent_span_id, None)
-        if not repeated:
-            below.observed.add_tokens(*counts)
+            return span.context is not None and self._counted.pop(span.context.span_id, False)
+
+    def _note_counted(self, parent_span_id: int | None) -> None:
+        with self._lock:
+            if parent_span_id is not None and parent_span_id in self._below:
+                _remember(self._counted, parent_span_id, True)
 
     def _is_directly_below(self, below: _Below) -> bool:
         """Whether no span that is still open stands between it and the turn's own."""
@@ -104,11 +106,6 @@ def watch(provider: trace.TracerProvider | None = None) -> None:
         if not getattr(provider, _MARK, False):
             add(AgentSpanProcessor())
             setattr(provider, _MARK, True)
-
-
-def _stamp(span: Span, key: str, value: str | None) -> None:
-    if value is not None and key not in (span.attributes or {}):
-        span.set_attribute(key, value)
 
 
 def _remember(table: OrderedDict[int, Any], span_id: int, value: Any) -> None:

@@ -241,9 +241,10 @@ class Turn(Block):
                 links=[self._link_to_conversation()],
             )
 
-    def _end_span(self, status: TurnStatus, message: str | None) -> None:
+    def _end_span(self, status: TurnStatus, error_type: str | None, message: str | None) -> None:
         with _guarded():
             if status is TurnStatus.FAILED:
+                self._span.set_attribute(semconv.ERROR_TYPE, error_type or "_OTHER")
                 self._span.set_status(Status(StatusCode.ERROR, message))
             self._span.end()
 
@@ -261,7 +262,9 @@ class Turn(Block):
         self._reported = True
         status, error = self._outcome()
         end_us = self._now_us()
-        self._end_span(status, error.get("error_message"))
+        self._end_span(
+            status, error.get("error_type"), self._pipeline.events.text(error.get("error_message"))
+        )
         first = self._first_chunk_us
         self._pipeline.events.turn(
             self.session_id,

@@ -96,7 +96,7 @@ class Events:
     def turn(self, session: str, report: TurnReport) -> None:
         """A turn of `session` has ended; opens the session, or its next conversation, if it is not open."""
         agent_id = self._open_for_turn(session, report)
-        message = self._text(report.error_message)
+        message = self.text(report.error_message)
         attributes = {
             semconv.TURN_ID: report.turn_id,
             semconv.TURN_STATUS: report.status,
@@ -173,7 +173,7 @@ class Events:
             semconv.FEEDBACK_SCORE: score,
             semconv.FEEDBACK_THUMBS: thumbs,
             semconv.FEEDBACK_NAME: name,
-            semconv.FEEDBACK_TEXT: self._text(text),
+            semconv.FEEDBACK_TEXT: self.text(text),
             semconv.FEEDBACK_TURN_ID: turn_id,
         }
         self._emit(
@@ -218,10 +218,14 @@ class Events:
     def activity(self, agent_id: str, action: str, details: object, *, duration: float | None) -> None:
         """An agent did something outside a conversation, for `duration` seconds until now."""
         attributes = {
-            semconv.AGENT_ACTION: self._text(action),
+            semconv.AGENT_ACTION: self.text(action),
             semconv.AGENT_DETAILS: json_copy.to_json_text(self._redactor.json(json_copy.copy_json(details))),
         }
         self._emit_agent(Event.AGENT_ACTIVITY, agent_id, attributes, duration=duration or 0.0)
+
+    def text(self, text: str | None) -> str | None:
+        """Free text as events carry it: bounded, and without secrets."""
+        return None if text is None else self._redactor.text(json_copy.copy_text(text))
 
     # --- how ------------------------------------------------------------------------------------------------
 
@@ -315,7 +319,7 @@ class Events:
             semconv.OUTCOME: ending.outcome,
             semconv.ENDED_BY: EndedBy.CALL,
             semconv.LAST_ACTIVITY_TIME: (live.last_activity_us if live else now_us) * 1000,
-            semconv.FEEDBACK: self._text(ending.feedback),
+            semconv.FEEDBACK: self.text(ending.feedback),
             semconv.MESSAGE_COUNT: ending.message_count,
             semconv.METADATA: self._metadata(ending.metadata),
             semconv.LACKS: lacks or None,
@@ -343,7 +347,7 @@ class Events:
         return {semconv.OUTCOME: Outcome.EXPIRED, semconv.EXPIRY_REASON: reason}
 
     def _error(self, error_type: str | None, message: str | None) -> dict[str, Any]:
-        return {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: self._text(message) or ""}
+        return {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: self.text(message) or ""}
 
     def _emit_end(
         self,
@@ -419,9 +423,6 @@ class Events:
     def _agent_from_id(self, session: str) -> str | None:
         parsed = session_id.parse(session)
         return parsed.agent_id if parsed else None
-
-    def _text(self, text: str | None) -> str | None:
-        return None if text is None else self._redactor.text(json_copy.copy_text(text))
 
     def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
         if metadata is None:

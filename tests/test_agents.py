@@ -64,13 +64,13 @@ def _observed(host: Host) -> Iterator[Observed]:
 
 
 def test_spans_inside_a_session_are_stamped(host: Host) -> None:
-    """With the session's id and the user's, on every span of every library; not outside."""
+    """With the session's id, on every span of every library; not outside, and not with the user's."""
     with session("thread-7", user_id="u1"), host.tracer.start_as_current_span("a"):
         host.tracer.start_span("b").end()
     host.tracer.start_span("c").end()
     spans = host.spans()
     for name in "ab":
-        assert spans[name].attributes == {semconv.SESSION_ID: "thread-7", semconv.USER_ID: "u1"}
+        assert spans[name].attributes == {semconv.SESSION_ID: "thread-7"}
     assert spans["c"].attributes == {}
 
 
@@ -104,6 +104,17 @@ def test_a_model_call_around_another_is_counted_once(host: Host, observed: Obser
     with host.tracer.start_as_current_span("outer", attributes=tokens(10, 3)):
         host.tracer.start_span("inner", attributes=tokens(10, 3)).end()
     assert (observed.input_tokens, observed.output_tokens) == (10, 3)
+
+
+def test_a_model_call_further_around_is_counted_once_too(host: Host, observed: Observed) -> None:
+    """Whatever stands between the two."""
+    with (
+        host.tracer.start_as_current_span("outer", attributes=tokens(10, 3)),
+        host.tracer.start_as_current_span("http"),
+    ):
+        host.tracer.start_span("inner", attributes=tokens(10, 3)).end()
+    assert (observed.input_tokens, observed.output_tokens) == (10, 3)
+    assert not host.processor._counted
 
 
 def test_three_nested_model_calls_are_counted_once(host: Host, observed: Observed) -> None:
@@ -143,7 +154,7 @@ def test_model_calls_outside_a_turn_tell_nobody(host: Host) -> None:
     """Nothing is remembered of them."""
     host.tracer.start_span("chat", attributes=tokens(10, 3)).end()
     assert not host.processor._below
-    assert not host.processor._with_tokens
+    assert not host.processor._counted
 
 
 # --- failures -----------------------------------------------------------------------------------------------
@@ -214,7 +225,7 @@ def test_what_is_remembered_is_bounded(
         parent = trace.set_span_in_context(host.tracer.start_span("p"))
         host.tracer.start_span("chat", context=parent, attributes=tokens(1, 1)).end()
     assert len(host.processor._below) <= 10
-    assert len(host.processor._with_tokens) <= 10
+    assert len(host.processor._counted) <= 10
     assert observed.input_tokens == 100
     never_ended[0].end()
 
