@@ -43,6 +43,8 @@ clean: ## Remove the environments and everything that tools have cached
 # The first of these that is new enough makes the environment; PYTHON=… decides otherwise.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
+FLOOR := $(VENV)-floor/bin/uv pip install --quiet --python $(VENV)-floor/bin/python
+
 define make_environment
 	@set -e; found=; for candidate in $(CANDIDATES); do \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
@@ -62,9 +64,10 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@touch $@
 
-$(VENV)-floor/.ready: pyproject.toml .ci/floor.py
+$(VENV)-floor/.ready: pyproject.toml
 	$(call make_environment,$(VENV)-floor)
-	@$(VENV)-floor/bin/python .ci/floor.py > $(VENV)-floor/constraints.txt
-	@echo "Installing the oldest dependencies that pyproject.toml allows"
-	@$(VENV)-floor/bin/python -m pip install --quiet --editable '.[all]' --group dev --constraint $(VENV)-floor/constraints.txt
+	@echo "Installing the oldest dependencies that pyproject.toml allows, and what the tests need"
+	@$(VENV)-floor/bin/python -m pip install --quiet uv
+	@$(FLOOR) --resolution lowest-direct --editable '.[all]'
+	@$(FLOOR) --group dev
 	@touch $@
