@@ -138,7 +138,7 @@ def _payloads(path: Path, offset: int) -> list[bytes]:
 
 def _kind(payload: bytes) -> str:
     try:
-        return Entry.decode(payload).event
+        return Entry.decode(payload).event.value
     except ValueError:
         return "unreadable"
 

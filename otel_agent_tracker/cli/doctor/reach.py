@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from otel_agent_tracker.cli.doctor.checks import Check, ok, warning, wrong
+from otel_agent_tracker.cli.doctor.checks import Check, Level, ok, warning, wrong
 from otel_agent_tracker.cli.options import connected
 from otel_agent_tracker.config import Config
 from otel_agent_tracker.exceptions import TrackerUnavailable
@@ -24,12 +24,15 @@ __all__ = ["check_otlp", "check_tracker"]
 
 DAYS_TO_RENEW = 14
 _NEEDS_A_KEY = "/conversations/active"
+_UNREACHED = "Is the URL right, is the tracker up, and may this machine reach it?"
 
 
 def check_tracker(config: Config) -> Iterator[Check]:
     """The tracker; nothing is sent to it but questions."""
     if config.url is not None and config.url.startswith("https:"):
-        yield _check_tls(config.url, config)
+        yield (secured := _check_tls(config.url, config))
+        if secured.level is Level.WRONG:
+            return
     with connected(config) as client:
         yield from _check_answers(client, config)
 
@@ -62,8 +65,7 @@ def _check_answers(client: TrackerClient, config: Config) -> Iterator[Check]:
         yield ok("reachable", f"in {_since(began)}")
         yield wrong("authorised", f"No: {answer.reason}.", _key_advice(config))
     elif not isinstance(answer, Capabilities):
-        advice = "Is the URL right, is the tracker up, and may this machine reach it?"
-        yield wrong("reachable", f"No: {answer.reason}.", advice)
+        yield wrong("reachable", f"No: {answer.reason}.", _UNREACHED)
     else:
         yield ok("reachable", f"in {_since(began)}")
         yield _check_key(client, config)
@@ -124,8 +126,11 @@ def _check_tls(url: str, config: Config) -> Check:
     except ssl.SSLCertVerificationError as error:
         advice = "Renew it, or add its authority to this machine's (SSL_CERT_FILE)."
         return wrong("TLS", f"The certificate is not accepted: {error.verify_message}.", advice)
+    except ssl.SSLError as error:
+        reason = (error.reason or "no handshake").replace("_", " ").lower()
+        return wrong("TLS", f"No: {reason}.", "Does the tracker speak https at this port?")
     except OSError as error:
-        return wrong("TLS", f"No: {error.strerror or error}.", "Does the tracker speak https at this port?")
+        return wrong("reachable", f"No: {error.strerror or error}.", _UNREACHED)
     finding = f"{tls.version}, certificate by {tls.issuer}, until {tls.expires:%Y-%m-%d}"
     if (tls.expires - datetime.now(UTC)).days < DAYS_TO_RENEW:
         return warning("TLS", finding, "Renew the certificate.")
