@@ -1,0 +1,87 @@
+"""`otel-agent-tracker serve`, `keys` and `demo`, as they are typed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.terminal import run, run_json, run_process
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A tracker in a process of its own, and its address; ended when the block is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "otel_agent_tracker", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        address = ""
+        while not address and (line := process.stdout.readline()):
+            found = re.search(r"AGENT_TRACKER_URL=(\S+)", line)
+            address = found[1] if found else ""
+        assert address
+        yield process, address
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_a_served_tracker_passes_the_doctor(tmp_path: Path) -> None:
+    """Two commands, and all is proven; Ctrl-C ends it without a word of trouble."""
+    with serving("--port", "0", "--database", str(tmp_path / "tracker.sqlite3")) as (process, address):
+        result = run_process("doctor", "--send", "--url", address, "--state-dir", tmp_path / "state")
+        assert result.returncode == 0, result.stdout
+        assert "the probe is removed" in result.stdout
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+    assert told.splitlines()[-1] == "Stopped."
+    assert "Traceback" not in told
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    """With the option that chooses another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--port", port, "--database", tmp_path / "tracker.sqlite3")
+    assert result.exit_code == 1
+    assert f"port {port}" in result.stderr
+    assert "--port" in result.stderr
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_a_port_must_be_one(command: str, port: str) -> None:
+    """Exit code 2."""
+    assert run(command, "--port", port).exit_code == 2
+
+
+def test_the_demo_needs_a_port_that_is_free() -> None:
+    """One line, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("demo", "--exit", "--port", taken.getsockname()[1])
+    assert result.exit_code == 1
+    assert "--port" in result.stderr
+
+
+def test_keys_are_listed_for_machines(tmp_path: Path) -> None:
+    """By their first characters, never whole; times are UTC."""
+    database = tmp_path / "tracker.sqlite3"
+    key = run("keys", "create", "--name", "ci", "--database", database).stdout.strip()
+    [listed] = run_json("keys", "list", "--database", database)["keys"]
+    assert key.startswith(listed["prefix"])
+    assert key != listed["prefix"]
+    assert (listed["project"], listed["name"], listed["revoked_time"]) == ("default", "ci", None)
+    assert listed["created_time"].endswith("Z")
