@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sqlite3
 import time
 from contextlib import suppress
@@ -17,7 +16,6 @@ __all__ = ["StateFile", "is_busy", "is_damage", "open_state"]
 
 NAME = "state.sqlite3"
 RETRY_SECONDS = 60.0
-SHARE_OF_FREE_DISK = 10
 
 _logger = logging.getLogger(__name__)
 
@@ -97,7 +95,6 @@ def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
         path = folder / NAME
     if path.is_symlink():
         raise OSError(f"{path} is a symbolic link")
-    limit_bytes = _allowed_bytes(path, limit_bytes)
     with suppress(
         FileExistsError
     ):  # one that exists must not be opened: to close it would free SQLite's locks
@@ -141,9 +138,3 @@ def _replaced(path: Path, error: sqlite3.Error, *, writer: str, limit_bytes: int
         recovered,
     )
     return state
-
-
-def _allowed_bytes(path: Path, limit_bytes: int) -> int:
-    """The limit, but at most a tenth of the disk's space that is free or ours."""
-    used = path.stat().st_size if path.exists() else 0
-    return min(limit_bytes, used + shutil.disk_usage(path.parent).free // SHARE_OF_FREE_DISK)

@@ -1,0 +1,151 @@
+"""What a pipeline holds of its worker: started once, asked from any thread, stopped in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from otel_agent_tracker.handle import Snapshot, WorkerHandle
+from otel_agent_tracker.state import Counts
+
+TIMEOUT = 10.0
+SNAPSHOT = Snapshot(Counts(accepted=1, pending=1), absorbed=1, dropped=0, pressure=0.0)
+Make = Callable[..., WorkerHandle]
+
+
+def answer_flushes(handle: WorkerHandle) -> None:
+    """A worker that has nothing to do but to say so."""
+    while not handle.stopping.wait(0.001):
+        while handle.flushes:
+            handle.flushes.popleft().done.set()
+
+
+def do_nothing(handle: WorkerHandle) -> None:
+    handle.stopping.wait(TIMEOUT)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[WorkerHandle] = []
+
+    def make(main: Callable[[WorkerHandle], None] = answer_flushes) -> WorkerHandle:
+        made.append(WorkerHandle(main, lambda: None))
+        return made[-1]
+
+    yield make
+    for handle in made:
+        handle.stop(TIMEOUT)
+
+
+def test_the_thread_starts_once(make: Make) -> None:
+    """However many threads ask for it."""
+    mains: list[int] = []
+
+    def main(handle: WorkerHandle) -> None:
+        mains.append(threading.get_ident())
+        do_nothing(handle)
+
+    handle = make(main)
+    threads = [threading.Thread(target=handle.start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.stop(TIMEOUT)
+    assert [handle.started, len(mains)] == [True, 1]
+
+
+def test_nothing_starts_after_stop(make: Make) -> None:
+    """And a flush is answered at once."""
+    handle = make()
+    handle.stop(TIMEOUT)
+    handle.start()
+    assert [handle.started, handle.flush(TIMEOUT)] == [False, False]
+
+
+def test_a_flush_waits_for_its_answer(make: Make) -> None:
+    """It starts the worker if need be."""
+    assert make().flush(TIMEOUT)
+
+
+def test_a_flush_that_took_too_long_is_abandoned(make: Make) -> None:
+    """The worker learns that nobody waits any more."""
+    handle = make(do_nothing)
+    began = time.monotonic()
+    assert not handle.flush(0.05)
+    assert time.monotonic() - began < 1.0
+    assert [request.abandoned for request in handle.flushes] == [True]
+
+
+def test_without_threads_nothing_is_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At interpreter exit no thread can be started; events stay where they are."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    handle = make()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert [handle.flush(TIMEOUT), handle.started] == [False, False]
+
+
+def test_the_first_look_waits_for_the_worker(make: Make) -> None:
+    """Later ones take what was published last; without a worker there is nothing to wait for."""
+
+    def publish(handle: WorkerHandle) -> None:
+        handle.publish(SNAPSHOT)
+        do_nothing(handle)
+
+    handle = make(publish)
+    assert handle.seen(TIMEOUT) is None
+    handle.start()
+    assert handle.seen(TIMEOUT) == SNAPSHOT
+
+
+def test_heartbeats_wait_for_the_worker_in_bounded_number(make: Make) -> None:
+    """They are of use only while they are new."""
+    handle = make(do_nothing)
+    for number in range(1500):
+        handle.heartbeat(f"agent{number}")
+    assert [handle.started, len(handle.heartbeats), handle.heartbeats[-1]] == [True, 1000, "agent1499"]
+
+
+def test_stop_waits_no_longer_than_it_is_told(make: Make) -> None:
+    """A worker that hangs does not hang the host."""
+    go_on = threading.Event()
+    handle = make(lambda handle: go_on.wait(TIMEOUT) and None)
+    handle.start()
+    began = time.monotonic()
+    handle.stop(0.05)
+    assert time.monotonic() - began < 1.0
+    go_on.set()
+
+
+def test_the_worker_may_stop_itself(make: Make) -> None:
+    """A finaliser may run on its thread."""
+    ended = threading.Event()
+
+    def main(handle: WorkerHandle) -> None:
+        handle.stop(TIMEOUT)
+        ended.set()
+
+    make(main).start()
+    assert ended.wait(TIMEOUT)
+
+
+def test_a_signal_handler_may_start_while_its_thread_does(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-entered, start neither waits for itself nor starts a second thread."""
+    handle, start, entered = make(), threading.Thread.start, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        entered.append(thread)
+        handle.start()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    handle.start()
+    assert len(entered) == 1
