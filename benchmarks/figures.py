@@ -81,7 +81,7 @@ FIGURES = (
     Figure(
         group=_CALLER,
         what="… against langfuse's observation and score",
-        key="caller.disk.start_end.p50",
+        key="langfuse.ours.start_end.p50",
         unit="µs",
         baseline="langfuse.langfuse.start_end.p50",
         at_most=1,

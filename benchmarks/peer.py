@@ -1,21 +1,36 @@
-"""One peer, in its own environment: ``python -m benchmarks.peer NAME URL {caller,exit} [--quick]``."""
+"""One peer beside ours, in its environment: ``python -m benchmarks.peer NAME URL {caller,exit} [--quick]``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.plain_span import PlainSpan, make_provider
 from benchmarks.timing import Subject, alone, beside_cpu_bound_thread
 
 __all__: list[str] = []
 
+_BESIDE_OURS = ("langfuse", "logfire")  # agentops lives with an SDK older than the one we are measured with
+
 
 def _caller(name: str, peer: Subject, url: str, quick: bool) -> None:
     subjects = {name: peer, "plain": PlainSpan(make_provider(url))}
+    if name not in _BESIDE_OURS:
+        _measure(subjects, quick)
+        return
+    from benchmarks.caller import StartEnd
+    from otel_agent_tracker import AgentPerformanceTracker
+
+    with TemporaryDirectory() as folder, AgentPerformanceTracker(url, state_dir=Path(folder)) as tracker:
+        _measure(subjects | {"ours": StartEnd(tracker)}, quick)
+
+
+def _measure(subjects: Mapping[str, Subject], quick: bool) -> None:
     times = alone(subjects, rounds=4 if quick else 10, calls=200)
     busy = beside_cpu_bound_thread(subjects, rounds=1 if quick else 3, seconds=1.5 if quick else 4)
     figures = {
@@ -44,7 +59,6 @@ def main() -> None:
         _exit(peer)
     else:
         _caller(options.name, peer, options.url, options.quick)
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":

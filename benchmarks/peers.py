@@ -14,10 +14,11 @@ __all__ = ["PEERS", "command_of"]
 
 _ROOT = Path(__file__).parent.parent
 _EXPORTER = "opentelemetry-exporter-otlp-proto-http"
+_OURS = ("orjson", "httpx")  # what our own package needs beside that
 _REQUIREMENTS = {
-    "langfuse": ("langfuse", _EXPORTER),
-    "logfire": ("logfire", _EXPORTER),
-    "agentops": ("agentops", f"{_EXPORTER}<1.40"),  # its exporter uses what later ones no longer have
+    "langfuse": ("langfuse", *_OURS, _EXPORTER),
+    "logfire": ("logfire", *_OURS, _EXPORTER),
+    "agentops": ("agentops", *_OURS, f"{_EXPORTER}<1.40"),  # its exporter uses what later ones no longer have
 }
 PEERS = tuple(_REQUIREMENTS)
 
