@@ -426,7 +426,7 @@ def use_async_decorator(work: Callable[[], None]) -> None:
 def test_session_stamps_the_spans_of_other_libraries(
     host: Any, use: Callable[[Callable[[], None]], None]
 ) -> None:
-    """Inside it every span of every library gets the ids, outside none; a span's own id stays."""
+    """Inside it every span of every library gets session.id, outside none; a span's own id stays."""
     tracer, exporter = host
 
     def work() -> None:
@@ -437,7 +437,7 @@ def test_session_stamps_the_spans_of_other_libraries(
     use(work)
     tracer.start_span("outside").end()
     stamped = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
-    ids = {"session.id": "thread-7", "user.id": "u1"}
+    ids = {"session.id": "thread-7"}
     assert stamped == {
         "outer": ids, "inner": ids, "own": ids | {"session.id": "its own"}, "outside": {},
     }  # fmt: skip
