@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from otel_agent_tracker.cli.doctor.settings import masked
 from otel_agent_tracker.cli.doctor.telemetry import check_telemetry
 from otel_agent_tracker.config import resolve
 from otel_agent_tracker.server.run import Server
+from otel_agent_tracker.state import State
 from tests.cli.terminal import NOWHERE, Json, leave_in_journal, run, state_folder
 from tests.conftest import MakeTracker
 from tests.scripted_server import (
@@ -546,3 +548,82 @@ def test_no_probe_is_sent_where_something_is_wrong(state_dir: Path) -> None:
         methods = {request.method for request in server.requests}
     assert report.exit_code == 1
     assert methods == {"GET"}
+
+
+# --- rarer ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_another_user_is_wrong(
+    url: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal refuses it; the doctor must run as the application's user."""
+    state_folder(state_dir, url).mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    report = Report()
+    assert (report.exit_code, report.level("state folder")) == (1, "wrong")
+
+
+def test_what_was_dropped_is_told(url: str, state_dir: Path) -> None:
+    """By kind, here and in the books."""
+    folder = state_folder(state_dir, url)
+    folder.mkdir(parents=True, mode=0o700)
+    state = State(folder / "state.sqlite3", writer="test", max_bytes=1 << 30)
+    with state.transaction():
+        state.count_dropped({"agent.activity": 3, "conversation.turn": 1})
+    state.close()
+    report = Report()
+    assert report.check("dropped")["finding"] == "4 events: agent.activity 3, conversation.turn 1."
+    assert "4 (agent.activity 3, conversation.turn 1)" in run("outbox", "status").stdout
+
+
+def test_a_neighbour_that_cannot_be_read_is_doubtful(url: str, state_dir: Path) -> None:
+    """It is none of this destination's."""
+    folder = state_dir / "0123456789ab"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "state.sqlite3").write_bytes(b"no database" * 1000)
+    report = Report()
+    assert (report.exit_code, report.level("other folders")) == (0, "warning")
+
+
+def test_the_probe_goes_with_the_key(tracker_server: Server, url: str, tmp_path: Path) -> None:
+    """From its file, as everything else."""
+    file = tmp_path / "key"
+    file.write_text(tracker_server.store.keys.create())
+    file.chmod(0o600)
+    report = Report("--send", "--api-key-file", file)
+    assert (report.exit_code, report.level("removal")) == (0, "ok")
+
+
+def test_a_probe_that_the_tracker_fails_to_show_or_remove_is_told(tmp_path: Path) -> None:
+    """Trouble in between does not end the doctor."""
+    asked = []
+
+    def moody(request: ReceivedRequest) -> Action:
+        asked.append(request.method)
+        if request.method == "DELETE" or (request.path != "/capabilities" and asked.count("GET") == 1):
+            return reply(503)
+        return plain_tracker(request)
+
+    with ScriptedServer(respond(moody)) as server:
+        checks = probe(server.url, tmp_path)
+    assert checks["probe"].level is Level.OK
+    assert checks["removal"].level is Level.WARNING
+    assert "status 503" in checks["removal"].finding
+
+
+def test_a_key_that_opens_only_a_part_is_wrong(state_dir: Path) -> None:
+    """Capabilities may be open where conversations are not."""
+
+    def half_open(request: ReceivedRequest) -> Action:
+        return json_reply({}) if request.path == "/capabilities" else reply(403)
+
+    with ScriptedServer(respond(half_open)) as server:
+        report = Report("--url", server.url)
+    assert (report.exit_code, report.level("authorised")) == (1, "wrong")
+
+
+def test_tls_is_not_looked_at_through_a_proxy(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client goes by the proxy, and a look would not."""
+    monkeypatch.setenv("AGENT_TRACKER_TRUST_ENV", "true")
+    report = Report("--url", NOWHERE.replace("http", "https"))
+    assert (report.level("TLS"), report.level("reachable")) == ("ok", "wrong")
