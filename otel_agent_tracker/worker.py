@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
@@ -46,6 +47,9 @@ TROUBLE_INTERVAL = 1.0
 WARNING_INTERVAL = 60.0
 LAST_WORDS = 0.1  # for lanes to end once their connections are closed
 MAX_AGENTS = 1000
+
+_Item = TypeVar("_Item")
+_Read = TypeVar("_Read")
 
 _logger = logging.getLogger(__name__)
 
@@ -104,7 +108,7 @@ class Worker:
         self._next_share = self._next_publish = 0.0  # on the real clock: other processes keep no other
         self._next_sweep = self._next_prune = 0.0
         self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
-        self._trouble_told = -WARNING_INTERVAL
+        self._warned_at: dict[str, float] = {}
 
     def run(self) -> None:
         """Work until stopped."""
@@ -148,7 +152,7 @@ class Worker:
         asked = len(self._handle.flushes)  # one that comes later is begun by the next cycle
         if asked or time.monotonic() >= self._next_share:
             self._next_share = time.monotonic() + SHARE_INTERVAL
-            while self._journal.adopt():
+            while self._file.on_disk and self._journal.adopt():  # only the file tells how far they were read
                 self._absorb(state)
             self._share(state)
         self._absorb(state)
@@ -243,15 +247,14 @@ class Worker:
     def _store(
         self, state: State, payloads: list[bytes], offsets: Iterable[tuple[str, int]], *, is_own: bool
     ) -> None:
-        entries = [entry for entry in map(_decoded, payloads) if entry is not None]
+        entries = self._readable(Entry.decode, payloads)
         if not is_own:
-            entries = [entry for entry in entries if self._is_replayed(entry)]
+            self._readable(lambda entry: replay(entry, self._sessions), entries)
         with state.transaction():
             self._save_sessions(state)
-            state.accept(
-                [row for row in (self._admitted(state, entry) for entry in entries) if row is not None]
-            )
-            state.count_dropped({"unreadable": len(payloads) - len(entries)})
+            rows = self._readable(lambda entry: self._admitted(state, entry), entries)
+            state.accept([row for row in rows if row is not None])
+            state.count_dropped({"unreadable": len(payloads) - len(rows)})
             state.set_offsets(offsets)
         self._unsaved.clear()
         if is_own:
@@ -259,13 +262,15 @@ class Worker:
             for entry in entries:
                 self._see_agent(entry)
 
-    def _is_replayed(self, entry: Entry) -> bool:
-        try:
-            replay(entry, self._sessions)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            _logger.warning("an entry of another release cannot be read and is passed over")
-            return False
-        return True
+    def _readable(self, read: Callable[[_Item], _Read], items: Iterable[_Item]) -> list[_Read]:
+        """What `read` makes of each item; those that another release wrote otherwise are passed over."""
+        found = []
+        for item in items:
+            try:
+                found.append(read(item))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                self._warn("an event cannot be read and is passed over: %s", type(error).__name__)
+        return found
 
     def _admitted(self, state: State, entry: Entry) -> NewRow | None:
         """The outbox row of an entry; None for an inferred end that life or another end has overtaken."""
@@ -423,7 +428,7 @@ class Worker:
         """Everything that this process had accepted when it was asked is stored by now."""
         for _ in range(asked):
             request = self._handle.flushes.popleft()
-            if self._folder is not None and not state.is_private:
+            if self._folder is not None and self._file.on_disk:
                 ours = [segment.name for segment in self._journal.readable()]
                 request.elsewhere = unread_elsewhere(self._folder, ours=ours, read_to=state.offsets())
             self._flushing.append(request)
@@ -454,13 +459,15 @@ class Worker:
         self._next_publish = now + PUBLISH_REST * (now - began)
 
     def _tell_trouble(self, error: Exception) -> None:
+        is_disk = isinstance(error, OSError | sqlite3.Error)
+        self._warn("events wait, the state folder refuses: %s", error, trace=None if is_disk else error)
+
+    def _warn(self, message: str, detail: object, *, trace: Exception | None = None) -> None:
+        """One line a minute for each message."""
         now = self._clock.monotonic()
-        if now >= self._trouble_told + WARNING_INTERVAL:
-            self._trouble_told = now
-            is_disk = isinstance(error, OSError | sqlite3.Error)
-            _logger.warning(
-                "events wait, the state folder refuses: %s", error, exc_info=None if is_disk else error
-            )
+        if now >= self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
+            self._warned_at[message] = now
+            _logger.warning(message, detail, exc_info=trace)
 
     def _finish(self) -> None:
         """Deliver what can be delivered in the time there is; the rest stays on disk."""
@@ -494,14 +501,6 @@ class Worker:
         if self._lock is not None:
             self._lock.release()
         return inf
-
-
-def _decoded(payload: bytes) -> Entry | None:
-    try:
-        return Entry.decode(payload)
-    except ValueError:
-        _logger.warning("an entry of the journal cannot be read and is passed over")
-        return None
 
 
 def _has_outlived(session: Session | SessionRow | None, ended: Tombstone | None) -> bool:

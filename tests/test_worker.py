@@ -1,0 +1,736 @@
+"""The worker: through disks that refuse, files that vanish, other processes and a tracker that hangs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from otel_agent_tracker.client import Delivered, Result, Retry, TrackerClient
+from otel_agent_tracker.clock import Clock
+from otel_agent_tracker.config import Config
+from otel_agent_tracker.events import Ending, TurnReport
+from otel_agent_tracker.journal import Journal
+from otel_agent_tracker.pipeline import Pipeline
+from otel_agent_tracker.semconv import Outcome
+from otel_agent_tracker.server.run import Server
+from otel_agent_tracker.sessions import SessionMap
+from otel_agent_tracker.state import State
+from otel_agent_tracker.testing import FakeClock
+from otel_agent_tracker.wire import Capabilities
+from tests.scripted_server import ScriptedServer, hang
+from tests.waiting import wait_until
+
+EVERYTHING = Capabilities(
+    batch={"path": "/batch", "max_events": 500},
+    turns={"path": "/conversations/turn"},
+    feedback={"path": "/conversations/feedback"},
+    heartbeat={"path": "/agents/heartbeat"},
+)
+START, END, EXPIRED = "/conversations/start", "/conversations/end", "/conversations/expired"
+COMPLETED = Ending(outcome=Outcome.COMPLETED)
+TIMEOUT = 10.0
+
+
+@dataclass
+class Tracker:
+    """A tracker in the place of the network, up or down."""
+
+    up: bool = True
+    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    closed: bool = False
+
+    def capabilities(self) -> Capabilities:
+        return EVERYTHING
+
+    def send(self, path: str, body: bytes, *, event_id: str | None = None) -> Result:
+        if not self.up:
+            return Retry("down")
+        self.requests.append((path, orjson.loads(body)))
+        return Delivered()
+
+    def send_batch(
+        self, path: str, events: Sequence[bytes], event_ids: Sequence[str]
+    ) -> Result | list[Result]:
+        if not self.up:
+            return Retry("down")
+        for event in map(orjson.loads, events):
+            self.requests.append((event["path"], event["body"]))
+        return [Delivered()] * len(events)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def bodies(self, path: str) -> list[dict[str, Any]]:
+        return [body for sent_to, body in self.requests if sent_to == path]
+
+    def sessions(self, path: str = START) -> list[str]:
+        return [body["session_id"] for body in self.bodies(path)]
+
+
+class Host:
+    """A pipeline as one process has it, with a tracker of its own and the clock of all."""
+
+    def __init__(self, state_dir: Path, clock: Clock, tracker: Tracker, **options: Any) -> None:
+        self.tracker = tracker
+        self.config = Config(
+            url="http://tracker.invalid", state_dir=state_dir, **{"flush_timeout_seconds": 0.2, **options}
+        )
+        self.pipeline = Pipeline(self.config, clock=clock, sender=tracker)
+
+    @property
+    def folder(self) -> Path:
+        return self.config.state_folder
+
+    @property
+    def sessions(self) -> SessionMap:
+        return self.pipeline.sessions
+
+    def start(self, count: int = 1) -> list[str]:
+        return [self.pipeline.events.start("bot", user_id=None, metadata=None) for _ in range(count)]
+
+    def turn(self, session: str, now: FakeClock, turn_id: str) -> None:
+        now_us = now.clock.time_ns() // 1000
+        self.pipeline.events.turn(
+            session, TurnReport(turn_id=turn_id, start_us=now_us - 10, end_us=now_us, agent_id="bot")
+        )
+
+    def flush(self, timeout_seconds: float = TIMEOUT) -> bool:
+        return self.pipeline.flush(timeout_seconds)
+
+    def books(self) -> dict[str, int]:
+        """The books, which must add up whenever one looks."""
+        stats = self.pipeline.delivery_stats()
+        parts = ("delivered", "pending", "dead_lettered", "dropped")
+        assert stats["accepted"] == sum(stats[part] for part in parts), stats
+        return {name: stats[name] for name in ("accepted", *parts)}
+
+    def close(self) -> None:
+        self.pipeline.close()
+
+
+MakeHost = Callable[..., Host]
+
+
+@pytest.fixture
+def now() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def make_host(tmp_path: Path, now: FakeClock) -> Iterator[MakeHost]:
+    """Makes hosts on one state folder; all are closed at the end."""
+    with ExitStack() as stack:
+
+        def make(tracker: Tracker | None = None, *, state_dir: Path | None = None, **options: Any) -> Host:
+            host = Host(state_dir or tmp_path / "state", now.clock, tracker or Tracker(), **options)
+            stack.callback(host.close)
+            return host
+
+        yield make
+
+
+@pytest.fixture
+def host(make_host: MakeHost) -> Host:
+    return make_host()
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- disks that refuse --------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_used_leaves_memory_and_delivery(
+    make_host: MakeHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning; nothing is raised, everything is delivered."""
+    (tmp_path / "file").write_text("not a folder")
+    host = make_host(state_dir=tmp_path / "file" / "state")
+    sessions = host.start(20)
+    assert host.flush()
+    assert [host.tracker.sessions(), host.books()["delivered"]] == [sessions, 20]
+    assert host.pipeline._journal.counters.not_durable == 20
+    assert [len(warnings_of(caplog)), "memory" in caplog.text] == [1, True]
+
+
+def test_events_in_memory_return_to_disk_when_it_accepts_them(
+    make_host: MakeHost, tmp_path: Path, now: FakeClock
+) -> None:
+    """With the books, and what is still to be delivered, sessions too."""
+    blocker = tmp_path / "blocker"
+    blocker.write_text("not a folder")
+    host = make_host(Tracker(up=False), state_dir=blocker / "state")
+    sessions = host.start(5)
+    assert not host.flush(0.2)
+    blocker.unlink()
+    now.advance(minutes=2)
+    host.start()
+    wait_until((host.folder / "state.sqlite3").exists)
+    wait_until(lambda: rows_on_disk(host) == 6)
+    assert host.books() == {"accepted": 6, "delivered": 0, "pending": 6, "dead_lettered": 0, "dropped": 0}
+    host.tracker.up = True
+    now.advance(minutes=2)
+    assert host.flush()
+    assert host.tracker.sessions()[:5] == sessions
+    assert host.books()["delivered"] == 6
+
+
+def rows_on_disk(host: Host) -> int:
+    connection = sqlite3.connect(host.folder / "state.sqlite3")
+    try:
+        return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+    except sqlite3.OperationalError:  # not made yet
+        return -1
+    finally:
+        connection.close()
+
+
+def test_a_state_file_of_a_later_release_is_left_alone(make_host: MakeHost, now: FakeClock) -> None:
+    """Delivery goes on from memory, the journal keeps what is not delivered, and nothing is sent twice later."""
+    first = make_host()
+    first.start()
+    assert first.flush()
+    first.close()
+    set_format(first, 99)
+    host = make_host()
+    sessions = host.start(3)
+    assert host.flush()
+    assert host.tracker.sessions() == sessions
+    assert not list(host.folder.glob("*corrupt*"))
+    set_format(first, 1)
+    now.advance(minutes=2)
+    assert host.flush()
+    assert [host.tracker.sessions(), host.books()["delivered"]] == [sessions, 4]
+
+
+def set_format(host: Host, number: int) -> None:
+    connection = sqlite3.connect(host.folder / "state.sqlite3")
+    connection.execute(f"PRAGMA user_version = {number}")
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "empty", "half"])
+def test_a_damaged_state_file_is_set_aside_and_what_can_be_read_is_kept(
+    make_host: MakeHost, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Accepting and delivering go on; whatever else, nothing loops."""
+    first = make_host(Tracker(up=False))
+    first.start(300)
+    assert not first.flush(0.3)
+    first.close()
+    spoil(first.folder / "state.sqlite3", damage)
+    host = make_host()
+    session = host.start()[0]
+    assert host.flush()
+    assert session in host.tracker.sessions()
+    if damage == "empty":  # SQLite takes it for a new file
+        assert not list(host.folder.glob("*.corrupt-*"))
+    else:
+        aside = [path for path in host.folder.glob("*.corrupt-*") if path.name[-4:] not in ("-wal", "-shm")]
+        assert len(aside) == 1
+        assert "damaged" in caplog.text
+    if damage == "middle":
+        assert len(host.tracker.sessions()) > 100
+    host.books()
+
+
+def spoil(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    match damage:
+        case "header":
+            content[:100] = b"x" * 100
+        case "middle":
+            content[half : half + 8192] = b"x" * 8192
+        case "empty":
+            content = bytearray()
+        case "half":
+            del content[half + 100 :]
+    path.write_bytes(content)
+
+
+def test_damage_that_shows_while_running_is_survived(
+    make_host: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal has what was not stored, and the worker begins a new file."""
+    host = make_host(Tracker(up=False))
+    host.start(300)
+    assert not host.flush(0.3)
+    path = host.folder / "state.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE counters SET value = value")
+    connection.commit()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the worker has to read it anew
+    connection.close()
+    spoil(path, "header")
+    host.start(3)
+    wait_until(lambda: "set aside" in caplog.text)
+    host.tracker.up = True
+    session = host.start()[0]
+    wait_until(lambda: session in host.tracker.sessions(), 30.0)
+    host.books()
+
+
+def test_a_folder_that_is_deleted_while_running_loses_nothing(make_host: MakeHost, now: FakeClock) -> None:
+    """Outbox and books move to a new folder; so does what comes after."""
+    host = make_host(Tracker(up=False))
+    sessions = host.start(5)
+    assert not host.flush(0.2)
+    shutil.rmtree(host.folder)
+    sessions += host.start(5)
+    wait_until((host.folder / "state.sqlite3").exists)
+    wait_until(lambda: rows_on_disk(host) == 10)
+    assert host.books()["pending"] == 10
+    host.tracker.up = True
+    now.advance(minutes=2)
+    assert host.flush()
+    assert [sorted(host.tracker.sessions()), host.books()["delivered"]] == [sorted(sessions), 10]
+
+
+def test_a_folder_that_turns_into_a_file_keeps_delivery_going(
+    make_host: MakeHost, now: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was stored goes on in the deleted file, and back to disk when that is possible."""
+    host = make_host(Tracker(up=False))
+    sessions = host.start(5)
+    assert not host.flush(0.2)
+    shutil.rmtree(host.folder)
+    host.folder.write_text("not a folder")
+    sessions += host.start(5)
+    wait_until(lambda: "kept in memory" in caplog.text)
+    host.tracker.up = True
+    now.advance(seconds=30)
+    assert host.flush()
+    assert sorted(host.tracker.sessions()) == sorted(sessions)
+    host.folder.unlink()
+    now.advance(minutes=2)
+    host.start()
+    assert host.flush()
+    assert [(host.folder / "state.sqlite3").exists(), host.books()["delivered"]] == [True, 11]
+
+
+def test_a_full_state_file_neither_loses_nor_wedges(make_host: MakeHost, now: FakeClock) -> None:
+    """What does not fit waits in the journal, what is stored is delivered, and that makes room."""
+    host = make_host(Tracker(up=False), outbox_max_mb=0.001)
+    text = "x" * 30_000
+    for _ in range(200):
+        host.pipeline.events.start("bot", user_id=None, metadata={"text": text})
+    host.flush(1.0)
+    assert host.books()["pending"] > 50
+    host.tracker.up = True
+    now.advance(minutes=2)
+    wait_until(lambda: host.flush(0.5), 60.0)
+    books = host.books()
+    assert [books["pending"], books["delivered"] + books["dropped"], books["dead_lettered"]] == [0, 200, 0]
+    assert len(host.tracker.sessions()) == books["delivered"]
+
+
+def test_an_entry_that_cannot_be_read_is_counted_and_passed_over(host: Host) -> None:
+    """Another release, or a mistake of ours, must not stop what comes after it."""
+    journal = host.pipeline._journal
+    for payload in (b"garbage", b"[]\n{}\n", b'["conversation","e","/p","bot",1,"s",null,[]]\n{}\n'):
+        journal.append(payload)
+    sessions = host.start()
+    assert host.flush()
+    books = host.books()
+    assert [host.tracker.sessions(), books["dropped"], books["delivered"]] == [sessions, 3, 1]
+
+
+# --- flush --------------------------------------------------------------------------------------------------
+
+
+def test_a_flush_is_true_only_when_everything_before_it_is_delivered(host: Host) -> None:
+    """Whenever in the worker's cycle it comes."""
+    for number in range(1, 200):
+        session = host.start()[0]
+        assert host.flush()
+        assert [len(host.tracker.requests), host.tracker.sessions()[-1]] == [number, session]
+
+
+def test_a_flush_that_nobody_waits_for_any_more_is_forgotten(make_host: MakeHost) -> None:
+    """The worker goes back to its own pace."""
+    host = make_host(Tracker(up=False))
+    host.start()
+    assert not host.flush(0.1)
+    looks = count_looks(host)
+    time.sleep(0.5)
+    assert looks() < 8
+
+
+def count_looks(host: Host) -> Callable[[], int]:
+    """How often the worker has looked since."""
+    journal, seen = host.pipeline._journal, [0]
+    prepare = journal.prepare
+
+    def counted() -> None:
+        seen[0] += 1
+        prepare()
+
+    journal.prepare = counted  # type: ignore[method-assign]  # counts and calls the original
+    return lambda: seen[0]
+
+
+def test_a_flush_waits_for_what_other_living_processes_have_accepted(make_host: MakeHost) -> None:
+    """It is pending too, though nobody has stored it yet."""
+    host = make_host()
+    host.start()
+    assert host.flush()
+    other = Journal(host.folder)
+    other.append(entry_of(make_host(state_dir=host.folder.parent / "elsewhere")))
+    assert not host.flush(0.3)
+    other.close()  # dead: it is adopted
+    assert host.flush()
+    assert [len(host.tracker.sessions()), host.books()["delivered"]] == [2, 2]
+
+
+def entry_of(host: Host) -> bytes:
+    """The payload of a start, as another process writes it."""
+    payloads: list[bytes] = []
+    append = host.pipeline._journal.append
+    host.pipeline._journal.append = lambda payload: bool(payloads.append(payload)) or append(payload)  # type: ignore[method-assign,func-returns-value]  # listens in
+    host.start()
+    return payloads[0]
+
+
+def test_a_flush_is_answered_by_the_process_that_does_not_send(make_host: MakeHost) -> None:
+    """Another one delivers what it accepted."""
+    sender, other = make_host(), make_host()
+    sender.start()
+    assert sender.flush()
+    sessions = other.start(3)
+    assert other.flush()
+    assert [sender.tracker.sessions()[1:], other.tracker.requests] == [sessions, []]
+
+
+# --- sessions of several processes --------------------------------------------------------------------------
+
+
+def share(*hosts: Host) -> None:
+    """Let each process write what it knows and read what the others wrote."""
+    for host in (*hosts, *hosts):
+        host.flush()
+
+
+def recognised(host: Host, now: FakeClock, session: str = "thread-7") -> str:
+    host.turn(session, now, "t1")
+    return session
+
+
+def test_sessions_are_mirrored(make_host: MakeHost, now: FakeClock) -> None:
+    """What one process opened another one knows, with its agent and start, and both let go at its end."""
+    a, b = make_host(), make_host()
+    (session,) = a.start()
+    share(a, b)
+    seen = b.sessions.get(session)
+    ours = a.sessions.get(session)
+    assert seen is not None
+    assert ours is not None
+    assert [seen.agent_id, seen.start_us] == [ours.agent_id, ours.start_us]
+    assert seen.last_access == pytest.approx(ours.last_access, abs=0.01)
+    assert b.pipeline.events.end(session, COMPLETED)
+    share(b, a)
+    assert [a.sessions.get(session), a.pipeline.events.end(session, COMPLETED)] == [None, False]
+
+
+def test_what_the_caller_of_an_end_lacked_is_filled_in(make_host: MakeHost, now: FakeClock) -> None:
+    """A process that never saw the start sends the true one."""
+    a, b = make_host(), make_host()
+    (session,) = a.start()
+    assert a.flush()
+    now.advance(seconds=7)
+    assert b.pipeline.events.end(session, COMPLETED)
+    assert b.flush()
+    (body,) = [*a.tracker.bodies(END), *b.tracker.bodies(END)]
+    (start,) = [*a.tracker.bodies(START), *b.tracker.bodies(START)]
+    assert [body["start_time"], body["agent_id"]] == [start["start_time"], "bot"]
+
+
+def test_two_processes_infer_one_end(make_host: MakeHost, now: FakeClock) -> None:
+    """Idle in both: whoever stores it first."""
+    a, b = make_host(), make_host()
+    session = recognised(a, now)
+    share(a, b)
+    assert b.sessions.get(session) is not None
+    now.advance(minutes=31)
+    share(a, b)
+    ends = [*a.tracker.bodies(END), *b.tracker.bodies(END)]
+    assert [len(ends), ends[0]["metadata"]["agent_tracker"]["ended_by"]] == [1, "idle"]
+    assert [len(a.sessions), len(b.sessions)] == [0, 0]
+    a.books()
+
+
+def test_activity_elsewhere_overtakes_an_inferred_end(make_host: MakeHost, now: FakeClock) -> None:
+    """A process that finds it idle takes it back, and it ends once, when it is idle in all."""
+    a, b = make_host(), make_host()
+    session = recognised(a, now)
+    share(a, b)
+    now.advance(minutes=20)
+    b.turn(session, now, "t2")
+    now.advance(minutes=11)  # idle for a, which is the first to look
+    share(b, a)
+    assert [a.tracker.bodies(END), b.tracker.bodies(END)] == [[], []]
+    assert a.sessions.get(session) is not None
+    now.advance(minutes=31)
+    share(a, b)
+    (end,) = [*a.tracker.bodies(END), *b.tracker.bodies(END)]
+    assert end["start_time"] == a.tracker.bodies(START)[0]["start_time"]
+
+
+def test_a_session_that_outlived_an_inferred_end_is_kept_and_ends_later(
+    make_host: MakeHost, now: FakeClock
+) -> None:
+    """Also when the end was stored before the activity: the tracker will not count that end."""
+    a, b = make_host(), make_host()
+    session = recognised(a, now)
+    share(a, b)
+    now.advance(minutes=29, seconds=59)
+    hold(b)
+    b.turn(session, now, "t2")
+    now.advance(seconds=2)
+    assert not a.flush(0.5)  # waits for what b holds back
+    assert len(a.tracker.bodies(END)) == 1
+    release(b)
+    share(b, a)
+    assert [b.sessions.get(session) is not None, a.sessions.get(session) is not None] == [True, True]
+    now.advance(minutes=31)
+    share(a, b)
+    assert len([*a.tracker.bodies(END), *b.tracker.bodies(END)]) == 2
+
+
+def hold(host: Host) -> None:
+    """Let the host's worker see nothing that is appended from now on."""
+    held, reached = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        reached.set()
+        held.wait(TIMEOUT)
+
+    host.pipeline._journal.prepare = stand_still  # type: ignore[method-assign]  # stops the cycle
+    host._held = held  # type: ignore[attr-defined]  # for release
+    host.pipeline._journal.wake()
+    assert reached.wait(TIMEOUT)
+
+
+def release(host: Host) -> None:
+    del host.pipeline._journal.prepare
+    host._held.set()  # type: ignore[attr-defined]  # set by hold
+
+
+@pytest.mark.parametrize(("boot_id", "alive"), [("this boot", True), ("another boot", False)])
+def test_the_wall_clock_decides_only_after_a_reboot(
+    make_host: MakeHost, now: FakeClock, monkeypatch: pytest.MonkeyPatch, boot_id: str, alive: bool
+) -> None:
+    """A session of before is as old as the boot-time clock says, or, if that began anew, the wall clock."""
+    monkeypatch.setattr("otel_agent_tracker.worker._boot_id", lambda: "this boot")
+    first = make_host()
+    (session,) = first.start()
+    assert first.flush()
+    first.close()
+    wall = now.clock.time_ns
+    jumped = Clock(lambda: wall() + 24 * 3600 * 10**9, now.clock.monotonic)  # the wall clock was set by a day
+    monkeypatch.setattr("otel_agent_tracker.worker._boot_id", lambda: boot_id)
+    second = Host(first.config.state_dir, jumped, Tracker())
+    second.start()
+    assert second.flush()
+    assert (second.sessions.get(session) is not None) is alive
+    assert len(second.tracker.bodies(EXPIRED)) == (0 if alive else 1)
+    second.close()
+
+
+@pytest.mark.parametrize("hours", [-24, 24])
+def test_a_jump_of_the_wall_clock_expires_nothing(tmp_path: Path, now: FakeClock, hours: int) -> None:
+    """TTLs are measured on the monotonic clock."""
+    jump = [0]
+    host = Host(tmp_path, Clock(lambda: now.clock.time_ns() + jump[0], now.clock.monotonic), Tracker())
+    (session,) = host.start()
+    assert host.flush()
+    jump[0] = hours * 3600 * 10**9
+    assert host.flush()
+    now.advance(hours=9)
+    assert host.flush()
+    assert [host.sessions.get(session) is not None, host.tracker.bodies(EXPIRED)] == [True, []]
+    now.advance(hours=2)
+    assert host.flush()
+    assert host.tracker.sessions(EXPIRED) == [session]
+    host.close()
+
+
+def test_sessions_of_a_dead_process_expire_once(make_host: MakeHost, now: FakeClock) -> None:
+    """What expired while nobody ran is told by whoever runs next."""
+    first = make_host(Tracker(up=False))
+    sessions = first.start(3)
+    assert not first.flush(0.2)
+    first.close()
+    now.advance(hours=11)
+    a, b = make_host(), make_host()
+    a.start()
+    b.start()
+    share(a, b)
+    expired = [*a.tracker.sessions(EXPIRED), *b.tracker.sessions(EXPIRED)]
+    assert sorted(expired) == sorted(sessions)
+
+
+def test_open_sessions_of_an_unread_journal_are_taken_over(make_host: MakeHost, now: FakeClock) -> None:
+    """A process that died before anything was stored: its sessions go on here."""
+    payload = entry_of(make_host(state_dir=make_host().folder.parent / "elsewhere"))
+    host = make_host()
+    dead = Journal(host.folder)
+    dead.append(payload)
+    dead.close()
+    assert host.flush()
+    (session,) = host.tracker.sessions()
+    assert host.sessions.get(session) is not None
+    assert host.pipeline.events.end(session, COMPLETED)
+
+
+# --- books --------------------------------------------------------------------------------------------------
+
+
+def test_the_books_are_true_while_events_flow(host: Host) -> None:
+    """Whoever looks, whenever: accepted = delivered + pending + dead-lettered + dropped, and nothing shrinks."""
+    threads = [threading.Thread(target=host.start, args=(300,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    delivered = [0]
+    while any(thread.is_alive() for thread in threads):
+        books = host.books()
+        assert min(books.values()) >= 0
+        delivered.append(books["delivered"])
+    for thread in threads:
+        thread.join()
+    assert host.flush()
+    assert delivered == sorted(delivered)
+    assert host.books() == {
+        "accepted": 1200,
+        "delivered": 1200,
+        "pending": 0,
+        "dead_lettered": 0,
+        "dropped": 0,
+    }
+
+
+def test_heartbeats_tell_instance_and_books(host: Host, now: FakeClock) -> None:
+    """Once a minute, for agents that this process has seen."""
+    host.start()
+    assert host.flush()
+    now.advance(seconds=61)
+    wait_until(lambda: host.flush() and host.tracker.bodies("/agents/heartbeat"))
+    (beat,) = host.tracker.bodies("/agents/heartbeat")[:1]
+    assert [beat["agent_id"], beat["delivery"]["delivered"], bool(beat["instance"])] == ["bot", 1, True]
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def threads_of_ours() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("otel-agent-tracker")]
+
+
+def test_close_ends_threads_files_and_the_sender(make_host: MakeHost) -> None:
+    """Nothing of ours is left behind."""
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    host = make_host()
+    host.start()
+    assert host.flush()
+    host.close()
+    assert [threads_of_ours(), host.tracker.closed] == [[], True]
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_process_that_does_not_send_ends_at_once(make_host: MakeHost) -> None:
+    """What it accepted is stored, and another one delivers it."""
+    sender, other = make_host(Tracker(up=False)), make_host(flush_timeout_seconds=5.0)
+    sender.start()
+    sender.flush(0.1)
+    other.start()
+    began = time.monotonic()
+    other.close()
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_back_off_that_outlasts_the_last_flush_is_not_waited_for(make_host: MakeHost) -> None:
+    """With a dead tracker a process ends as fast as with none."""
+
+    class Asking(Tracker):
+        def send_batch(self, *_: object) -> Result | list[Result]:
+            return Retry("status 503", 600.0)
+
+    host = make_host(Asking(), flush_timeout_seconds=5.0)
+    host.start()
+    host.flush(0.2)
+    began = time.monotonic()
+    host.close()
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_hanging_tracker_does_not_hang_the_end(tmp_path: Path) -> None:
+    """Within the flush timeout and a second; connections and threads end, the event stays on disk."""
+    with ScriptedServer(hang()) as server:
+        config = Config(url=server.url, state_dir=tmp_path, flush_timeout_seconds=0.5)
+        pipeline = Pipeline(config, sender=TrackerClient(server.url))
+        pipeline.events.start("bot", user_id=None, metadata=None)
+        wait_until(lambda: server.requests)
+        began = time.monotonic()
+        pipeline.close()
+        assert time.monotonic() - began < 1.5
+        wait_until(lambda: not threads_of_ours())
+    state = State(config.state_folder / "state.sqlite3", writer="test", max_bytes=1 << 24)
+    assert state.counts().pending == 1
+    state.close()
+
+
+# --- other processes ----------------------------------------------------------------------------------------
+
+SENDER = """
+import os, sys, time
+from pathlib import Path
+from otel_agent_tracker.config import Config
+from otel_agent_tracker.pipeline import acquire
+
+pipeline = acquire(Config(url=sys.argv[1], state_dir=Path(sys.argv[2])))
+pipeline.events.start("bot", user_id=None, metadata=None)
+assert pipeline.flush(20)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_another_process_takes_over_from_a_killed_one_with_a_living_child(
+    tracker_server: Server, tmp_path: Path
+) -> None:
+    """Within five seconds: neither the right to send nor the journal is held by what the child inherited."""
+    command = [sys.executable, "-c", SENDER, tracker_server.url, str(tmp_path / "state")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            pipeline = Pipeline(Config(url=tracker_server.url, state_dir=tmp_path / "state"))
+            pipeline.events.start("bot", user_id=None, metadata=None)
+            assert pipeline.flush(TIMEOUT)
+            process.kill()
+            process.wait()
+            pipeline.events.start("bot", user_id=None, metadata=None)
+            assert pipeline.flush(5.0)
+            os.kill(child, 0)  # it lives
+            assert pipeline.delivery_stats()["delivered"] == 3
+            pipeline.close()
+        finally:
+            process.kill()
+            os.kill(child, signal.SIGKILL)
