@@ -1,22 +1,30 @@
 """Conversations of AI agents on OpenTelemetry.
 
-from otel_agent_tracker import AgentPerformanceTracker
+    from otel_agent_tracker import AgentPerformanceTracker
 
-tracker = AgentPerformanceTracker(base_url="http://localhost:8700")
-session_id = tracker.start_conversation("support-bot", user_id="u1")
-tracker.end_conversation(session_id, quality_score=5)
+    tracker = AgentPerformanceTracker(base_url="http://localhost:8700")
+    session_id = tracker.start_conversation("support-bot", user_id="u1")
+    tracker.end_conversation(session_id, quality_score=5)
+
+Names are imported when they are first used: a plugin or hook that is loaded into every process costs nothing
+where no agent is tracked.
 """
 
-from otel_agent_tracker.agents import AgentSpanProcessor
-from otel_agent_tracker.auto import end_conversation, install, record_feedback
-from otel_agent_tracker.conversation import Conversation, Turn
-from otel_agent_tracker.exceptions import AgentTrackerError, TrackerUnavailable
-from otel_agent_tracker.exporter import TrackerSpanExporter
-from otel_agent_tracker.operations import AgentOperationsTracker, AsyncAgentOperationsTracker
-from otel_agent_tracker.processor import SessionSpanProcessor
-from otel_agent_tracker.scope import session
-from otel_agent_tracker.semconv import VERSION, AgentStatus, ConversationQuality
-from otel_agent_tracker.tracker import AgentPerformanceTracker, AsyncAgentPerformanceTracker, SessionInfo
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from otel_agent_tracker.semconv import VERSION as __version__  # noqa: N811 - the name that tools look for
+
+if TYPE_CHECKING:
+    from otel_agent_tracker.agents import AgentSpanProcessor
+    from otel_agent_tracker.auto import end_conversation, install, record_feedback
+    from otel_agent_tracker.conversation import Conversation, Turn, session
+    from otel_agent_tracker.exceptions import AgentTrackerError, TrackerUnavailable
+    from otel_agent_tracker.exporter import TrackerSpanExporter
+    from otel_agent_tracker.operations import AgentOperationsTracker, AsyncAgentOperationsTracker
+    from otel_agent_tracker.processor import SessionSpanProcessor
+    from otel_agent_tracker.semconv import AgentStatus, ConversationQuality
+    from otel_agent_tracker.tracker import AgentPerformanceTracker, AsyncAgentPerformanceTracker, SessionInfo
 
 __all__ = [
     "AgentOperationsTracker",
@@ -40,4 +48,35 @@ __all__ = [
     "session",
 ]
 
-__version__ = VERSION
+_HOMES = {
+    "AgentOperationsTracker": "operations",
+    "AgentPerformanceTracker": "tracker",
+    "AgentSpanProcessor": "agents",
+    "AgentStatus": "semconv",
+    "AgentTrackerError": "exceptions",
+    "AsyncAgentOperationsTracker": "operations",
+    "AsyncAgentPerformanceTracker": "tracker",
+    "Conversation": "conversation",
+    "ConversationQuality": "semconv",
+    "SessionInfo": "tracker",
+    "SessionSpanProcessor": "processor",
+    "TrackerSpanExporter": "exporter",
+    "TrackerUnavailable": "exceptions",
+    "Turn": "conversation",
+    "end_conversation": "auto",
+    "install": "auto",
+    "record_feedback": "auto",
+    "session": "conversation",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

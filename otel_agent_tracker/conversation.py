@@ -1,15 +1,17 @@
-"""`Conversation` and `Turn`: what runs inside a ``with`` block, or while a stream is read.
+"""`Conversation`, `Turn` and `session`: what runs inside a ``with`` block, or while a stream is read.
 
 Logic is written once; the asynchronous forms only differ in the outermost line.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
+import inspect
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
@@ -22,12 +24,12 @@ from otel_agent_tracker.scope import Attached, Block, Scope, current_scope, with
 from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
 from otel_agent_tracker.turns import Observed, with_observed
 
-__all__ = ["Conversation", "Turn"]
+__all__ = ["Conversation", "Turn", "session"]
 
 _logger = logging.getLogger(__name__)
 _host_told = False
 _Chunk = TypeVar("_Chunk")
-_CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Conversation(Block):
@@ -251,7 +253,7 @@ class Turn(Block):
     # --- the report -----------------------------------------------------------------------------------------
 
     def _take_in(self, error: BaseException) -> None:
-        if isinstance(error, _CANCELLATIONS):
+        if _is_cancellation(error):
             self.cancel()
         else:
             self.fail(error)
@@ -314,6 +316,57 @@ class Turn(Block):
         return self._pipeline.clock.time_ns() // 1000
 
 
+class session(Block):  # noqa: N801 - a context manager that reads as a word
+    """Everything inside belongs to this session: every span of every library gets its ids.
+
+    A context manager and a decorator, sync and async; it starts and ends nothing. Raises ValueError or TypeError
+    for ids that are not accepted.
+    """
+
+    def __init__(self, session_id: str, user_id: str | None = None, agent_id: str | None = None) -> None:
+        self._scope = Scope(
+            arguments.session_identifier("session_id", session_id),
+            None if user_id is None else arguments.identifier("user_id", user_id),
+            None if agent_id is None else arguments.identifier("agent_id", agent_id),
+        )
+        self._attached: list[Attached] = []
+
+    def _enter(self) -> None:
+        watch()
+        self._attached.append(Attached(with_scope(self._scope)))
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._attached.pop().detach()
+
+    def __call__(self, function: _Function) -> _Function:
+        """The function, run inside the session at each call."""
+        scope = self._scope
+        if inspect.iscoroutinefunction(function):
+
+            async def run_async(*args: Any, **kwargs: Any) -> Any:
+                with _within(scope):
+                    return await function(*args, **kwargs)
+
+            return cast("_Function", functools.wraps(function)(run_async))
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with _within(scope):
+                return function(*args, **kwargs)
+
+        return cast("_Function", run)
+
+
+@contextmanager
+def _within(scope: Scope) -> Iterator[None]:
+    watch()
+    attached = Attached(with_scope(scope))
+    try:
+        yield
+    finally:
+        attached.detach()
+
+
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Processors and samplers of the host run inside: a mistake of theirs costs the turn its span, no more."""
@@ -334,6 +387,14 @@ def _failure(error: BaseException | str) -> dict[str, Any]:
         "error_type": _qualified_name(type(error)),
         "error_message": _message(error),
     }
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether a task or a generator was told to stop; without asyncio loaded there is no task."""
+    asyncio = sys.modules.get("asyncio")
+    return isinstance(error, GeneratorExit) or (
+        asyncio is not None and isinstance(error, asyncio.CancelledError)
+    )
 
 
 def _qualified_name(error_type: type[BaseException]) -> str:

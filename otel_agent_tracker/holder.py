@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from otel_agent_tracker import arguments
 from otel_agent_tracker.config import ApiKey, Options, resolve
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Asynchronous", "Holder", "Synchronous"]
 
 Json = dict[str, Any]
+_Result = TypeVar("_Result")
 
 
 class Holder:
@@ -94,7 +95,7 @@ class Asynchronous(Holder):
 
     async def delivery_stats(self) -> dict[str, Any]:
         """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
-        return await asyncio.to_thread(self._pipeline.delivery_stats)
+        return await _in_thread(self._pipeline.delivery_stats)
 
     async def flush(self, timeout_seconds: float = 10.0) -> bool:
         """Wait until all that is pending in the state folder now is delivered or dead-lettered.
@@ -102,11 +103,11 @@ class Asynchronous(Holder):
         False if that takes longer than `timeout_seconds`; nothing is lost by that.
         """
         timeout = arguments.positive_number("timeout_seconds", timeout_seconds)
-        return await asyncio.to_thread(self._pipeline.flush, timeout)
+        return await _in_thread(lambda: self._pipeline.flush(timeout))
 
     async def close(self) -> None:
         """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
-        await asyncio.to_thread(self._release)
+        await _in_thread(self._release)
         if self._client is not None:
             await self._client.close()
 
@@ -123,3 +124,9 @@ class Asynchronous(Holder):
 
             self._client = AsyncTrackerClient(**self._client_options())
         return await self._client.get(query.path, query.query)
+
+
+async def _in_thread(wait: Callable[[], _Result]) -> _Result:
+    from asyncio import to_thread  # is loaded where a coroutine runs
+
+    return await to_thread(wait)

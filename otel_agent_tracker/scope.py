@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Self, cast
 
 from opentelemetry import context
 from opentelemetry.context import Context
 
-from otel_agent_tracker import arguments, sdk_private
+from otel_agent_tracker import sdk_private
 
-__all__ = ["Attached", "Block", "Scope", "current_scope", "session", "with_scope"]
+__all__ = ["Attached", "Block", "Scope", "current_scope", "with_scope"]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _KEY = context.create_key("agent-tracker-scope")
 _TOP = context.create_key("agent-tracker-attached")
 
@@ -103,49 +99,3 @@ class Block:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: object
     ) -> None:
         self._leave(error)
-
-
-class session(Block):  # noqa: N801 - a context manager that reads as a word
-    """Everything inside belongs to this session: every span of every library gets its ids.
-
-    A context manager and a decorator, sync and async; it starts and ends nothing. Raises ValueError or TypeError
-    for ids that are not accepted.
-    """
-
-    def __init__(self, session_id: str, user_id: str | None = None, agent_id: str | None = None) -> None:
-        self._scope = Scope(
-            arguments.session_identifier("session_id", session_id),
-            None if user_id is None else arguments.identifier("user_id", user_id),
-            None if agent_id is None else arguments.identifier("agent_id", agent_id),
-        )
-        self._attached: list[Attached] = []
-
-    def _enter(self) -> None:
-        self._attached.append(Attached(with_scope(self._scope)))
-
-    def _leave(self, error: BaseException | None) -> None:
-        self._attached.pop().detach()
-
-    def __call__(self, function: _Function) -> _Function:
-        """The function, run inside the session at each call."""
-        scope = self._scope
-        if inspect.iscoroutinefunction(function):
-
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                attached = Attached(with_scope(scope))
-                try:
-                    return await function(*args, **kwargs)
-                finally:
-                    attached.detach()
-
-            return cast("_Function", functools.wraps(function)(run_async))
-
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            attached = Attached(with_scope(scope))
-            try:
-                return function(*args, **kwargs)
-            finally:
-                attached.detach()
-
-        return cast("_Function", run)
