@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,18 @@ def open_journal(folder: Path) -> Iterator[OpenJournal]:
         each.close()
 
 
-@pytest.fixture
-def disk() -> Iterator[Callable[[bool], None]]:
-    """A disk that can be told to refuse segments, by a limit on the size of files."""
+@contextmanager
+def refusing_disk() -> Iterator[None]:
+    """A disk that refuses segments, by a limit on the size of files.
+
+    Not longer than needed: whatever pytest prints may go to a file too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def accept(accepts: bool) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before if accepts else (SEGMENT // 2, before[1]))
-
-    yield accept
-    accept(True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SEGMENT // 2, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def read_all(journal: MemoryJournal, *, retire: bool = False) -> list[bytes]:
@@ -295,26 +298,23 @@ def test_a_wake_ends_the_wait() -> None:
 # --- if the disk refuses ------------------------------------------------------------------------------------
 
 
-def test_events_wait_in_memory_while_the_disk_refuses(
-    open_journal: OpenJournal, disk: Callable[[bool], None]
-) -> None:
+def test_events_wait_in_memory_while_the_disk_refuses(open_journal: OpenJournal) -> None:
     """They are counted as not durable, those beyond the ring as dropped; later they return in order."""
     journal = open_journal(ring_bytes=3 * FRAME)
-    disk(False)
-    events = [bytes([letter]) + EVENT[1:] for letter in b"abcd"]
-    assert [journal.append(event) for event in events] == [False] * 4
-    assert isinstance(journal.refusal, OSError)
-    assert journal.counters == JournalCounters(appended=3, not_durable=3, dropped=1)
-    journal.prepare()
-    assert (journal.read_ring(), journal.readable()) == (events[:3], [])
+    with refusing_disk():
+        events = [bytes([letter]) + EVENT[1:] for letter in b"abcd"]
+        assert [journal.append(event) for event in events] == [False] * 4
+        assert isinstance(journal.refusal, OSError)
+        assert journal.counters == JournalCounters(appended=3, not_durable=3, dropped=1)
+        journal.prepare()
+        assert (journal.read_ring(), journal.readable()) == (events[:3], [])
 
-    disk(True)
     journal.prepare()
     assert (journal.read_ring(), read_all(journal)) == ([], events[:3])
     assert journal.append(b"after")
 
 
-def test_a_large_ring_returns_to_disk(open_journal: OpenJournal, disk: Callable[[bool], None]) -> None:
+def test_a_large_ring_returns_to_disk(open_journal: OpenJournal) -> None:
     """As many segments as needed are made, large ones too; if the disk refuses again the rest waits on."""
     journal = open_journal(segment_bytes=SEGMENT // 4, ring_bytes=10 * SEGMENT)
     (folder := journal._folder).parent.mkdir()
@@ -323,10 +323,9 @@ def test_a_large_ring_returns_to_disk(open_journal: OpenJournal, disk: Callable[
     for event in events:
         assert not journal.append(event)
     folder.unlink()
-    disk(False)
-    journal.prepare()
-    assert (len(journal.read_ring()), type(journal.refusal)) == (1, OSError)
-    disk(True)
+    with refusing_disk():
+        journal.prepare()
+        assert (len(journal.read_ring()), type(journal.refusal)) == (1, OSError)
     journal.prepare()
     assert (journal.read_ring(), journal.refusal, read_all(journal)) == ([], None, events)
 
@@ -414,17 +413,18 @@ def test_a_caller_waits_only_so_long_for_another_that_makes_a_segment(open_journ
 
 
 def test_a_written_segment_that_fails_is_a_refusal(
-    open_journal: OpenJournal, disk: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where segments are not mapped the disk may refuse any event: it waits in memory and returns."""
     monkeypatch.delattr(os, "posix_fallocate")
     journal = open_journal()
     durable = []
-    disk(False)
-    for _ in range(SEGMENT // FRAME):
-        durable.append(journal.append(EVENT))
-    assert durable == [True] * (SEGMENT // 2 // FRAME) + [False] * (SEGMENT // FRAME - SEGMENT // 2 // FRAME)
-    disk(True)
+    with refusing_disk():
+        for _ in range(SEGMENT // FRAME):
+            durable.append(journal.append(EVENT))
+        assert durable == [True] * (SEGMENT // 2 // FRAME) + [False] * (
+            SEGMENT // FRAME - SEGMENT // 2 // FRAME
+        )
     journal.prepare()
     assert (len(read_all(journal)), journal.read_ring()) == (SEGMENT // FRAME, [])
     assert journal.counters.skipped_bytes == 0
@@ -702,13 +702,12 @@ def test_new_files_that_are_taken_every_time_are_a_refusal(
 
 
 def test_an_event_that_interrupts_the_worker_is_kept(
-    open_journal: OpenJournal, disk: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finaliser may append on the worker's thread too, while that moves the ring to disk."""
     journal = open_journal()
-    disk(False)
-    journal.append(b"waits")
-    disk(True)
+    with refusing_disk():
+        journal.append(b"waits")
     plain_forget = Journal._forget_oldest
 
     def interrupted_forget(self: Journal) -> bytes:

@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,18 @@ def adopt(tmp_path: Path, skipped: list[int]) -> Iterator[Callable[..., list[Seg
         each.release()
 
 
-@pytest.fixture
-def largest_file() -> Iterator[Callable[[int], None]]:
-    """Limit the size to which this process may let a file grow: a disk that refuses."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Limit the size to which this process may let a file grow: a disk that refuses.
+
+    Not longer than needed: whatever pytest prints may go to a file too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def put(into: Segment, *payloads: bytes) -> None:
@@ -99,13 +106,10 @@ def test_another_users_folder_is_refused(make: Make, tmp_path: Path) -> None:
         make(folder=tmp_path / "theirs")
 
 
-def test_a_refused_segment_leaves_nothing(
-    make: Make, largest_file: Callable[[int], None], tmp_path: Path
-) -> None:
+def test_a_refused_segment_leaves_nothing(make: Make, tmp_path: Path) -> None:
     """If the disk has no room for the whole segment, there is no file and no open descriptor."""
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    largest_file(SIZE // 2)
-    with pytest.raises(OSError, match="File too large"):
+    with largest_file(SIZE // 2), pytest.raises(OSError, match="File too large"):
         make()
     assert list((tmp_path / "journal").iterdir()) == []
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
@@ -279,12 +283,11 @@ def test_without_preallocation_frames_are_written(make: Make, adopt: Callable[..
 
 
 @pytest.mark.usefixtures("no_fallocate")
-def test_a_short_write_is_written_over(make: Make, largest_file: Callable[[int], None]) -> None:
+def test_a_short_write_is_written_over(make: Make) -> None:
     """A frame of which the disk took a part is refused; the next one takes its place."""
     written = make()
     put(written, b"x" * 88)
-    largest_file(150)
-    with pytest.raises(OSError, match="File too large"):
+    with largest_file(150), pytest.raises(OSError, match="File too large"):
         written.write(b"y" * 88, 0)
     put(written, b"z" * 20)
     assert written.read(0) == ReadResult([b"x" * 88, b"z" * 20], 132, 0)
