@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FlushRequest", "Snapshot", "WorkerHandle"]
 
+RESTART_INTERVAL = 60.0  # seconds
+
 _logger = logging.getLogger(__name__)
 
 
@@ -120,4 +122,10 @@ class WorkerHandle:
             self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
-        self._main(self)
+        """The thread's own boundary: what ends the worker is told, and a minute later it begins anew."""
+        while not self.stopping.is_set():
+            try:
+                return self._main(self)
+            except Exception:
+                _logger.exception("the worker ended, events wait; it begins anew in a minute")
+                self.stopping.wait(RESTART_INTERVAL)

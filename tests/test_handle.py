@@ -149,3 +149,22 @@ def test_a_signal_handler_may_start_while_its_thread_does(
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     handle.start()
     assert len(entered) == 1
+
+
+def test_a_worker_that_fails_begins_anew(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its trouble is told, and events wait for its successor on the same thread."""
+    monkeypatch.setattr("otel_agent_tracker.handle.RESTART_INTERVAL", 0.01)
+    failures = iter([OSError("no sender"), OSError("still none")])
+
+    def main(handle: WorkerHandle) -> None:
+        for failure in failures:
+            raise failure
+        answer_flushes(handle)
+
+    assert make(main).flush(TIMEOUT)
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
+        "no sender",
+        "still none",
+    ]
