@@ -125,7 +125,9 @@ class WorkerHandle:
         """The thread's own boundary: what ends the worker is told, and a minute later it begins anew."""
         while not self.stopping.is_set():
             try:
-                return self._main(self)
+                self._main(self)
             except Exception:
                 _logger.exception("the worker ended, events wait; it begins anew in a minute")
                 self.stopping.wait(RESTART_INTERVAL)
+            else:
+                return
