@@ -95,10 +95,7 @@ def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
         path = folder / NAME
     if path.is_symlink():
         raise OSError(f"{path} is a symbolic link")
-    with suppress(
-        FileExistsError
-    ):  # one that exists must not be opened: to close it would free SQLite's locks
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    _create(path)
     before = path.stat()
     try:
         return State(path, writer=writer, max_bytes=limit_bytes)
@@ -118,6 +115,24 @@ def is_busy(error: Exception) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def _create(path: Path) -> None:
+    """Make the file if it is missing, for its owner alone, free of what a deleted one left beside it.
+
+    One that exists is not opened: closing it again would free the locks that SQLite has on it.
+    """
+    left = [(beside, beside.stat()) for beside in _beside(path) if beside.exists()]
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        for beside, status in left:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(beside.stat(), status):
+                    beside.unlink()
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
+
+
 def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says in which call
 
@@ -125,10 +140,10 @@ def _code(error: Exception) -> int:
 def _replaced(path: Path, error: sqlite3.Error, *, writer: str, limit_bytes: int) -> State:
     """A new file at `path`, with what can be read of the damaged one, which is kept beside it."""
     aside = path.with_suffix(f".corrupt-{time.time_ns()}")
-    for suffix in ("", "-wal", "-shm"):
+    for found, kept in zip([path, *_beside(path)], [aside, *_beside(aside)], strict=True):
         with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            found.rename(kept)
+    _create(path)
     state = State(path, writer=writer, max_bytes=limit_bytes)
     recovered = state.salvage(aside)
     _logger.error(

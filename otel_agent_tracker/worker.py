@@ -100,6 +100,7 @@ class Worker:
         self._offsets: dict[str, int] = {}
         self._frames: dict[str, int] = {}  # of our own segments: how many frames are among the absorbed
         self._absorbed = 0
+        self._not_durable = 0
         self._dropped = 0
         self._unsaved: set[str] = set()
         self._seen_seq = 0
@@ -215,12 +216,14 @@ class Worker:
 
     def _absorb(self, state: State) -> None:
         """Store every readable frame, each segment's offset together with the rows made from it."""
+        not_durable = self._journal.counters.not_durable
         for segment in self._journal.readable():
             self._absorb_segment(state, segment)
         while waiting := self._journal.read_ring()[:1000]:
             self._store(state, waiting, (), is_own=True)
             self._journal.drain_ring(len(waiting))
         self._count_dropped(state)
+        self._not_durable = not_durable
 
     def _absorb_segment(self, state: State, segment: Segment) -> None:
         name, is_own = segment.name, self._journal.is_own(segment)
@@ -228,7 +231,10 @@ class Worker:
             start = self._offsets.get(name, 0)
             read = segment.read(start)
             if read.payloads:
-                self._store(state, read.payloads, [(name, read.offset)], is_own=is_own)
+                # read after the segment: what came before any of it and had to wait in memory is there by now
+                waiting = self._journal.read_ring() if is_own else []
+                self._store(state, read.payloads + waiting, [(name, read.offset)], is_own=is_own)
+                self._journal.drain_ring(len(waiting))
                 if is_own:
                     self._frames[name] = self._frames.get(name, 0) + len(read.payloads)
             self._offsets[name] = read.offset
@@ -248,6 +254,8 @@ class Worker:
         self, state: State, payloads: list[bytes], offsets: Iterable[tuple[str, int]], *, is_own: bool
     ) -> None:
         entries = self._readable(Entry.decode, payloads)
+        if is_own and self._journal.counters.not_durable != self._not_durable:
+            entries.sort(key=_order)  # what waited in memory was overtaken by what did not
         if not is_own:
             self._readable(lambda entry: replay(entry, self._sessions), entries)
         with state.transaction():
@@ -503,6 +511,11 @@ class Worker:
         return inf
 
 
+def _order(entry: Entry) -> tuple[int, int]:
+    """By time, and of what happened at one time the start first and the end last."""
+    return entry.time_us, _RANKS.get(entry.event, 1)
+
+
 def _has_outlived(session: Session | SessionRow | None, ended: Tombstone | None) -> bool:
     """Whether activity has overtaken an inferred end of the conversation."""
     return (
@@ -537,3 +550,6 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+_RANKS = {Event.CONVERSATION_START: 0, Event.CONVERSATION: 2}

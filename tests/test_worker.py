@@ -24,7 +24,7 @@ from otel_agent_tracker.client import Delivered, Result, Retry, TrackerClient
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import Config
 from otel_agent_tracker.events import Ending, TurnReport
-from otel_agent_tracker.journal import Journal
+from otel_agent_tracker.journal import Journal, MemoryJournal
 from otel_agent_tracker.pipeline import Pipeline
 from otel_agent_tracker.semconv import Outcome
 from otel_agent_tracker.server.run import Server
@@ -124,6 +124,13 @@ class Host:
 
 
 MakeHost = Callable[..., Host]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens once a second happens ten times a second."""
+    for interval in ("SHARE_INTERVAL", "TROUBLE_INTERVAL"):
+        monkeypatch.setattr(f"otel_agent_tracker.worker.{interval}", 0.1)
 
 
 @pytest.fixture
@@ -272,6 +279,7 @@ def test_damage_that_shows_while_running_is_survived(
     host = make_host(Tracker(up=False))
     host.start(300)
     assert not host.flush(0.3)
+    hold(host)
     path = host.folder / "state.sqlite3"
     connection = sqlite3.connect(path)
     connection.execute("UPDATE counters SET value = value")
@@ -279,7 +287,7 @@ def test_damage_that_shows_while_running_is_survived(
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the worker has to read it anew
     connection.close()
     spoil(path, "header")
-    host.start(3)
+    release(host)
     wait_until(lambda: "set aside" in caplog.text)
     host.tracker.up = True
     session = host.start()[0]
@@ -350,6 +358,25 @@ def test_an_entry_that_cannot_be_read_is_counted_and_passed_over(host: Host) -> 
     assert host.flush()
     books = host.books()
     assert [host.tracker.sessions(), books["dropped"], books["delivered"]] == [sessions, 3, 1]
+
+
+def test_order_outlasts_a_wait_in_memory(host: Host) -> None:
+    """A start for which the disk had no room just then still goes before the end that found some."""
+    host.start()
+    assert host.flush()
+    hold(host)
+    journal = host.pipeline._journal
+    append, session = journal.append, host.start()[0]
+    journal.append = lambda payload: MemoryJournal.append(journal, payload)  # type: ignore[method-assign]  # as if the disk had none
+    late = host.start()[0]
+    journal.append = append  # type: ignore[method-assign]  # it has room again
+    for each in (late, session):
+        host.pipeline.events.end(each, COMPLETED)
+    release(host)
+    assert host.flush()
+    for each in (late, session):
+        paths = [path for path, body in host.tracker.requests if body["session_id"] == each]
+        assert paths == [START, END]
 
 
 # --- flush --------------------------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""The pipeline: one for each destination, refusing what matters least first, closed with its last holder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_agent_tracker.config import Config, Durability
+from otel_agent_tracker.events import Ending
+from otel_agent_tracker.handle import Snapshot
+from otel_agent_tracker.pipeline import Pipeline, acquire, substitute
+from otel_agent_tracker.semconv import AgentStatus, Outcome
+from otel_agent_tracker.state import Counts
+from otel_agent_tracker.testing import RecordingSender
+
+
+@pytest.fixture
+def sender() -> RecordingSender:
+    return RecordingSender()
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, sender: RecordingSender) -> Iterator[Pipeline]:
+    pipeline = Pipeline(config(tmp_path), sender=sender)
+    yield pipeline
+    pipeline.close()
+
+
+def config(state_dir: Path, url: str | None = "http://tracker.invalid", **options: Any) -> Config:
+    return Config(url=url, state_dir=state_dir, **{"flush_timeout_seconds": 0.1, **options})
+
+
+def test_one_pipeline_for_each_destination(tmp_path: Path) -> None:
+    """Every tracker object of one URL and key shares it, until the last one lets go."""
+    first, second = acquire(config(tmp_path)), acquire(config(tmp_path))
+    other = acquire(config(tmp_path, "http://other.invalid"))
+    assert [first is second, first is other] == [True, False]
+    first.release()
+    third = acquire(config(tmp_path))
+    assert third is second
+    for pipeline in (second, third, other):
+        pipeline.release()
+    again = acquire(config(tmp_path))
+    assert again is not first
+    again.release()
+
+
+def test_a_substitute_is_given_to_everyone(pipeline: Pipeline, tmp_path: Path) -> None:
+    """For users' tests."""
+    pipeline.holders += 1
+    substitute(pipeline)
+    try:
+        acquired = acquire(config(tmp_path, "http://elsewhere.invalid"))
+    finally:
+        substitute(None)
+    assert acquired is pipeline
+    pipeline.release()
+
+
+@pytest.mark.parametrize(
+    ("pressure", "refused"),
+    [
+        (0.84, []),
+        (0.85, ["agent.activity"]),
+        (0.90, ["agent.activity", "conversation.turn"]),
+        (0.95, ["agent.activity", "conversation.start", "conversation.turn"]),
+        (1.0, ["agent.activity", "agent.status", "conversation", "conversation.start", "conversation.turn"]),
+    ],
+)
+def test_what_matters_least_is_refused_first(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, pressure: float, refused: list[str]
+) -> None:
+    """Activity, then turns, then starts, ends last; each counted by kind, and the books add up."""
+    handle = pipeline._handle
+    handle.publish(Snapshot(Counts(), absorbed=0, dropped=0, pressure=pressure))
+    monkeypatch.setattr(handle, "start", lambda: None)  # no worker measures again
+    events = pipeline.events
+    events.activity("bot", "thought", {}, duration=None)
+    events.status("bot", AgentStatus.BUSY, previous_status=None, metadata=None)
+    session = events.start("bot", user_id=None, metadata=None)
+    with_turn(pipeline, session)
+    assert events.end(session, Ending(outcome=Outcome.COMPLETED))
+    stats = pipeline.delivery_stats()
+    assert stats["dropped_by_kind"] == dict.fromkeys(refused, 1)
+    assert [stats["accepted"], stats["pending"]] == [5, 5 - len(refused)]
+
+
+def with_turn(pipeline: Pipeline, session: str) -> None:
+    from otel_agent_tracker.events import TurnReport
+
+    now_us = pipeline.clock.time_ns() // 1000
+    pipeline.events.turn(session, TurnReport(turn_id="t", start_us=now_us, end_us=now_us))
+
+
+def test_a_disabled_pipeline_keeps_nothing_and_starts_nothing(tmp_path: Path) -> None:
+    """Without a destination ids are minted and sessions live, and nothing is written."""
+    pipeline = Pipeline(config(tmp_path, None))
+    session = pipeline.events.start("bot", user_id=None, metadata=None)
+    assert [session in pipeline.sessions, pipeline.flush(0.0), list(tmp_path.iterdir())] == [True, True, []]
+    assert pipeline.delivery_stats()["accepted"] == 0
+    pipeline.close()
+
+
+def test_memory_never_touches_the_disk(tmp_path: Path, sender: RecordingSender) -> None:
+    """AGENT_TRACKER_DURABILITY=memory: the same river without a bed."""
+    pipeline = Pipeline(config(tmp_path, durability=Durability.MEMORY), sender=sender)
+    pipeline.events.start("bot", user_id=None, metadata=None)
+    assert pipeline.flush(10.0)
+    pipeline.close()
+    assert [len(sender.requests), list(tmp_path.iterdir())] == [1, []]
+
+
+def test_a_worker_starts_for_what_an_earlier_process_left(tmp_path: Path) -> None:
+    """And for nothing else."""
+    fresh = acquire(config(tmp_path))
+    assert not fresh._handle.started
+    fresh.config.state_folder.mkdir(parents=True)
+    fresh.release()
+    later = acquire(config(tmp_path))
+    assert later._handle.started
+    later.release()
