@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count
+from statistics import median
 from typing import NamedTuple, Protocol
 
 __all__ = ["Subject", "Times", "alone", "beside_cpu_bound_thread"]
@@ -26,7 +27,11 @@ class Subject(Protocol):
 
 
 class Times(NamedTuple):
-    """How long calls took, in microseconds."""
+    """How long calls took, in microseconds.
+
+    `p50` is the median of the quietest block, because the machine's speed changes while it measures and a
+    median over two speeds tells nothing; the others are over all blocks, because there the noise may be ours.
+    """
 
     p50: float
     p99: float
@@ -34,11 +39,11 @@ class Times(NamedTuple):
     worst: float
 
     @classmethod
-    def of(cls, nanoseconds: Sequence[int]) -> Times:
-        """The percentiles of what `time.perf_counter_ns` measured."""
-        ordered = sorted(nanoseconds)
-        at = [ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.99, 0.999, 1.0)]
-        return cls(*(round(value / 1e3, 2) for value in at))
+    def of(cls, blocks: Sequence[Sequence[int]]) -> Times:
+        """The percentiles of what `time.perf_counter_ns` measured, block by block."""
+        ordered = sorted(chain.from_iterable(blocks))
+        at = [ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.99, 0.999, 1.0)]
+        return cls(*(round(value / 1e3, 2) for value in (min(median(block) for block in blocks), *at)))
 
 
 def alone(subjects: Mapping[str, Subject], *, rounds: int, calls: int) -> dict[str, Times]:
@@ -65,14 +70,14 @@ def beside_cpu_bound_thread(
 def _alternating(
     subjects: Mapping[str, Subject], rounds: int, block: Callable[[Subject], list[int]]
 ) -> dict[str, Times]:
-    times: dict[str, list[int]] = {name: [] for name in subjects}
+    blocks: dict[str, list[list[int]]] = {name: [] for name in subjects}
     for number in range(-1, rounds):  # the first round warms up
         for name in list(subjects)[:: 1 if number % 2 else -1]:
             measured = block(subjects[name])
             subjects[name].settle()
             if number >= 0:
-                times[name] += measured
-    return {name: Times.of(measured) for name, measured in times.items()}
+                blocks[name].append(measured)
+    return {name: Times.of(measured) for name, measured in blocks.items()}
 
 
 def _timed(call: Callable[[], object], turns: range | Iterator[int]) -> list[int]:
