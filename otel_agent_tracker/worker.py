@@ -137,10 +137,8 @@ class Worker:
         state = self._current_state(now)
         try:
             self._take_in(state, now)
-        except (
-            sqlite3.OperationalError
-        ) as error:  # full, or busy: what is stored can be delivered all the same
-            self._tell_trouble(error)
+        except sqlite3.OperationalError as error:
+            self._tell_trouble(error)  # full, or busy: what is stored can be delivered all the same
         self._seconds_to_send = self._deliver(state)
         self._send_heartbeats(now)
         self._answer_flushes(state)

@@ -82,6 +82,13 @@ class Tracker:
         return [body["session_id"] for body in self.bodies(path)]
 
 
+class Busy(Tracker):
+    """A tracker that asks to be left alone for ten minutes."""
+
+    def send_batch(self, *_: object) -> Result | list[Result]:
+        return Retry("status 503", 600.0)
+
+
 class Host:
     """A pipeline as one process has it, with a tracker of its own and the clock of all."""
 
@@ -333,20 +340,24 @@ def test_a_folder_that_turns_into_a_file_keeps_delivery_going(
     assert [(host.folder / "state.sqlite3").exists(), host.books()["delivered"]] == [True, 11]
 
 
-def test_a_full_state_file_neither_loses_nor_wedges(make_host: MakeHost, now: FakeClock) -> None:
+def test_a_full_state_file_neither_loses_nor_wedges(
+    make_host: MakeHost, now: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """What does not fit waits in the journal, what is stored is delivered, and that makes room."""
-    host = make_host(Tracker(up=False), outbox_max_mb=0.001)
-    text = "x" * 30_000
-    for _ in range(200):
-        host.pipeline.events.start("bot", user_id=None, metadata={"text": text})
-    host.flush(1.0)
-    assert host.books()["pending"] > 50
+    host = make_host(Tracker(up=False), outbox_max_mb=4.0)
+    (first,) = host.start()
+    assert not host.flush(0.2)
+    hold(host)
+    for _ in range(500):
+        host.pipeline.events.start("bot", user_id=None, metadata={"text": ["x" * 10_000] * 5})
+    release(host)
+    wait_until(lambda: "full" in caplog.text)
+    assert host.books()["pending"] == 501
     host.tracker.up = True
     now.advance(minutes=2)
     wait_until(lambda: host.flush(0.5), 60.0)
-    books = host.books()
-    assert [books["pending"], books["delivered"] + books["dropped"], books["dead_lettered"]] == [0, 200, 0]
-    assert len(host.tracker.sessions()) == books["delivered"]
+    assert host.books() == {"accepted": 501, "delivered": 501, "pending": 0, "dead_lettered": 0, "dropped": 0}
+    assert [len(host.tracker.sessions()), host.tracker.sessions()[0]] == [501, first]
 
 
 def test_an_entry_that_cannot_be_read_is_counted_and_passed_over(host: Host) -> None:
@@ -392,7 +403,7 @@ def test_a_flush_is_true_only_when_everything_before_it_is_delivered(host: Host)
 
 def test_a_flush_that_nobody_waits_for_any_more_is_forgotten(make_host: MakeHost) -> None:
     """The worker goes back to its own pace."""
-    host = make_host(Tracker(up=False))
+    host = make_host(Busy())
     host.start()
     assert not host.flush(0.1)
     looks = count_looks(host)
@@ -428,11 +439,23 @@ def test_a_flush_waits_for_what_other_living_processes_have_accepted(make_host: 
 
 def entry_of(host: Host) -> bytes:
     """The payload of a start, as another process writes it."""
+    return payloads_of(host, host.start)[0]
+
+
+def payloads_of(host: Host, act: Callable[[], object]) -> list[bytes]:
+    """What the host's journal gets while `act` runs."""
     payloads: list[bytes] = []
-    append = host.pipeline._journal.append
-    host.pipeline._journal.append = lambda payload: bool(payloads.append(payload)) or append(payload)  # type: ignore[method-assign,func-returns-value]  # listens in
-    host.start()
-    return payloads[0]
+    journal = host.pipeline._journal
+    append = journal.append
+
+    def listen(payload: bytes) -> bool:
+        payloads.append(payload)
+        return append(payload)
+
+    journal.append = listen  # type: ignore[method-assign]  # listens in
+    act()
+    journal.append = append  # type: ignore[method-assign]  # as before
+    return payloads
 
 
 def test_a_flush_is_answered_by_the_process_that_does_not_send(make_host: MakeHost) -> None:
@@ -613,17 +636,27 @@ def test_sessions_of_a_dead_process_expire_once(make_host: MakeHost, now: FakeCl
     assert sorted(expired) == sorted(sessions)
 
 
-def test_open_sessions_of_an_unread_journal_are_taken_over(make_host: MakeHost, now: FakeClock) -> None:
-    """A process that died before anything was stored: its sessions go on here."""
-    payload = entry_of(make_host(state_dir=make_host().folder.parent / "elsewhere"))
-    host = make_host()
+def test_sessions_of_an_unread_journal_are_taken_over(make_host: MakeHost, now: FakeClock) -> None:
+    """A process that died before anything was stored: its open sessions go on here, its turns counted."""
+    other, host = make_host(state_dir=make_host().folder.parent / "elsewhere"), make_host()
+    sessions: list[str] = []
+
+    def live() -> None:
+        sessions.extend(other.start(2))
+        other.turn(sessions[0], now, "t1")
+        other.pipeline.events.end(sessions[1], COMPLETED)
+
     dead = Journal(host.folder)
-    dead.append(payload)
+    for payload in payloads_of(other, live):
+        dead.append(payload)
     dead.close()
     assert host.flush()
-    (session,) = host.tracker.sessions()
-    assert host.sessions.get(session) is not None
-    assert host.pipeline.events.end(session, COMPLETED)
+    assert host.tracker.sessions() == sessions
+    open_session = host.sessions.get(sessions[0])
+    assert open_session is not None
+    assert [open_session.turns, host.sessions.get(sessions[1])] == [1, None]
+    ended = [host.pipeline.events.end(session, COMPLETED) for session in sessions]
+    assert ended == [True, False]
 
 
 # --- books --------------------------------------------------------------------------------------------------
@@ -693,12 +726,7 @@ def test_a_process_that_does_not_send_ends_at_once(make_host: MakeHost) -> None:
 
 def test_a_back_off_that_outlasts_the_last_flush_is_not_waited_for(make_host: MakeHost) -> None:
     """With a dead tracker a process ends as fast as with none."""
-
-    class Asking(Tracker):
-        def send_batch(self, *_: object) -> Result | list[Result]:
-            return Retry("status 503", 600.0)
-
-    host = make_host(Asking(), flush_timeout_seconds=5.0)
+    host = make_host(Busy(), flush_timeout_seconds=5.0)
     host.start()
     host.flush(0.2)
     began = time.monotonic()
