@@ -53,6 +53,7 @@ def main(quick: bool, only: tuple[str, ...], peers: bool, file: Path | None) -> 
 
 
 def _merge(file: Path, raw: dict[str, float], quick: bool) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text())["raw"] if file.exists() else {}
     file.write_text(json.dumps({"machine": _machine(quick), "raw": before | raw}, indent=2) + "\n")
 

@@ -40,7 +40,7 @@ def main(file: Path, docs: Path) -> None:
 
 def page(machine: Mapping[str, Any], raw: Mapping[str, float]) -> str:
     """The page as Markdown."""
-    lines = [_HEAD.format(**machine)]
+    lines = [_HEAD.format(**machine).strip()]
     for group, members in groupby(rows(raw), key=lambda row: row.figure.group):
         lines += [f"\n### {group}\n", "| what | value | ratio | budget | |", "|---|---:|---:|---:|---|"]
         lines += [f"| {' | '.join((row.figure.what, *cells(row)))} |" for row in members]
@@ -76,9 +76,10 @@ _HEAD = """# Benchmarks
 
 What tracking costs the agent that is tracked, and what it can carry. Absolute numbers depend on the machine, so
 the budgets are ratios to what people know: one span of the plain OpenTelemetry SDK (four attributes at its start,
-three set) through `BatchSpanProcessor` and the OTLP/HTTP exporter, the same spans of other tools, and code that
-posts to the tracker itself. Ours and its yardstick run in alternating blocks of one process, so that noise falls
-on both; what each leaves to its background thread is waited for between the blocks and not counted.
+three set) through `BatchSpanProcessor` and the OTLP/HTTP exporter, what other tools have for it, and code that
+posts to the tracker itself. Ours and its yardstick run in alternating blocks of one process; what each leaves to
+its background thread is waited for between the blocks and not counted. A median is that of the quietest block,
+other percentiles are over all blocks.
 
 ![Cost to the caller at the median, in multiples of one plain SDK span](benchmarks.svg)
 
@@ -96,11 +97,11 @@ is
 
 ```console
 $ python -m benchmarks.peers              # langfuse, logfire and agentops, each into an environment of its own
-$ python -m benchmarks --json benchmarks.json
-$ python -m benchmarks.report benchmarks.json
+$ python -m benchmarks --json build/benchmarks.json
+$ python -m benchmarks.report build/benchmarks.json
 ```
 
-`python -m benchmarks --quick` takes about two minutes; `--only caller` runs one measurement; `--no-peers` leaves
+All of it takes about fifteen minutes, with `--quick` five; `--only caller` runs one measurement; `--no-peers` leaves
 the other tools out. Everything talks to a sink on the loopback that acknowledges and counts: a lost or doubled
 event fails the measurement.
 
