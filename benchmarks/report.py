@@ -17,6 +17,7 @@ from benchmarks.figures import rows
 __all__ = ["main", "page", "plot"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
+_LONGEST_BAR = 12
 _BARS = (
     ("plain SDK span", "caller.plain.start_end.p50", "caller.plain.start_end.p50"),
     ("otel-agent-tracker, in memory", "caller.memory.start_end.p50", "caller.plain.start_end.p50"),
@@ -54,16 +55,16 @@ def _bars(raw: Mapping[str, float]) -> Iterator[tuple[str, float]]:
 
 
 def plot(bars: Iterator[tuple[str, float]] | Sequence[tuple[str, float]]) -> str:
-    """A bar for each, in multiples of the first, as SVG."""
+    """A bar for each, in multiples of the first, as SVG; what is longer than the longest bar is cut to it."""
     shown = list(bars)
-    scale = 420 / max(length for _, length in shown)
+    scale = 420 / min(_LONGEST_BAR, max(length for _, length in shown))
     height = 30 * len(shown) + 40
     body = "\n".join(_bar(number, name, ratio, scale) for number, (name, ratio) in enumerate(shown))
     return _SVG.format(height=height, body=body)
 
 
 def _bar(number: int, name: str, ratio: float, scale: float) -> str:
-    top, width = 34 + 30 * number, ratio * scale
+    top, width = 34 + 30 * number, min(ratio, _LONGEST_BAR) * scale
     colour = "#2f6f9f" if name.startswith(("otel-agent-tracker", "…")) else "#a9b4bd"
     return (
         f'<text x="220" y="{top + 15}" text-anchor="end">{escape(name)}</text>'
@@ -90,20 +91,16 @@ _TAIL = """
 ## How to run them
 
 ```console
-$ make bench
+$ make bench ARGS="--json build/benchmarks.json"
+$ .venv/bin/python -m benchmarks.report build/benchmarks.json
 ```
 
-is
-
-```console
-$ python -m benchmarks.peers              # langfuse, logfire and agentops, each into an environment of its own
-$ python -m benchmarks --json build/benchmarks.json
-$ python -m benchmarks.report build/benchmarks.json
-```
+The first installs langfuse, logfire and agentops, each into an environment of its own, measures, and writes the
+numbers; the second makes this page of them.
 
 All of it takes about fifteen minutes, with `--quick` five; `--only caller` runs one measurement; `--no-peers` leaves
-the other tools out. Everything talks to a sink on the loopback that acknowledges and counts: a lost or doubled
-event fails the measurement.
+the other tools out. Everything talks to a sink on the loopback that acknowledges and counts: a lost event fails
+the measurement of throughput.
 
 ## What is compared with what
 
@@ -113,7 +110,7 @@ event fails the measurement.
 | plain SDK | one span with seven attributes, in memory |
 | langfuse | an agent observation with one metadata field, a score on its trace, in memory |
 | logfire | a span with three attributes and one set, in memory |
-| agentops | a trace, in memory |
+| agentops | a trace; at its end the caller's thread uploads the tool's log |
 
 A row about exit is the time from a program's last line to the end of its process, after 100 conversations and
 with a backend that accepts connections and never answers. 60 s stands for a minute or more: the process was
