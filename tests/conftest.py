@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from otel_agent_tracker import AgentPerformanceTracker
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.run import Server
 from otel_agent_tracker.server.store import Store
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.parts"]
+
+# A machine that is busy makes no property false: no limits on time. The rest is as Hypothesis has it, in CI too.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 MakeTracker = Callable[..., AgentPerformanceTracker]
 

@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,12 +72,6 @@ def read_all(journal: MemoryJournal, *, retire: bool = False) -> list[bytes]:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def run_python(source: str, *arguments: object) -> str:
-    """Run a script in a process of its own and return what it printed."""
-    command = [sys.executable, "-W", "error", "-c", source, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 # --- keeping ------------------------------------------------------------------------------------------------
@@ -515,117 +507,6 @@ def test_a_memory_journal_has_the_same_face(open_journal: OpenJournal) -> None:
 
 
 # --- other processes ----------------------------------------------------------------------------------------
-
-
-KILLED = """
-import mmap, os, random, signal, sys, threading
-from pathlib import Path
-from otel_agent_tracker.journal import Journal
-
-def append_for_ever(folder, returned):
-    journal = Journal(folder, segment_bytes=256 * 1024)
-    def work():
-        while True:
-            journal.wait(1)
-            journal.prepare()
-    threading.Thread(target=work, daemon=True).start()
-    number = 0
-    while journal.append(b"%d" % number + b"." * (number % 700)):
-        number += 1
-        returned[0] = number  # one store, which no signal can cut in two
-
-for round in range(int(sys.argv[2])):
-    folder, returned = Path(sys.argv[1]) / str(round), memoryview(mmap.mmap(-1, 8)).cast("Q")
-    child = os.fork()
-    if child == 0:
-        append_for_ever(folder, returned)
-        os._exit(1)
-    wanted = random.randrange(1, 5000)
-    while returned[0] < wanted:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            sys.exit("the child gave up")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    print(returned[0])
-"""
-
-
-def test_what_was_appended_survives_kill_9(open_journal: OpenJournal, tmp_path: Path) -> None:
-    """Whenever a process is killed, an adopter finds every event whose append had returned, in order."""
-    counts = [int(line) for line in run_python(KILLED, tmp_path, 20).split()]
-    assert len(counts) == 20
-    for number, count in enumerate(counts):
-        journal = open_journal(at=tmp_path / str(number))
-        assert journal.adopt() > 0
-        found = read_all(journal, retire=True)
-        assert len(found) - count in (0, 1)
-        assert found == [b"%d" % index + b"." * (index % 700) for index in range(len(found))]
-        assert files(tmp_path / str(number)) == []
-
-
-FORKED = """
-import os, signal, sys
-from pathlib import Path
-from otel_agent_tracker.journal import Journal
-
-journal = Journal(Path(sys.argv[1]), segment_bytes=65536, ring_bytes=100000)
-os.register_at_fork(after_in_child=journal.after_fork_in_child)
-journal.prepare()
-journal.append(b"parent")
-parent, (ready, tell_ready), (go, tell_go) = os.getpid(), os.pipe(), os.pipe()
-if os.fork():
-    os.read(ready, 1)
-    os.kill(parent, signal.SIGKILL)
-os.write(tell_ready, b"!")
-while os.getppid() == parent:
-    pass
-assert journal.readable() == [] and journal.counters.appended == 0
-if "append" in sys.argv:
-    assert journal.append(b"child")
-    assert [s.read(0).payloads for s in journal.readable()] == [[b"child"]]
-print("forked", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def orphan(folder: Path) -> Iterator[Callable[..., None]]:
-    """Starts a process that appends, forks and is killed; its child lives until the test ends."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> None:
-        command = [sys.executable, "-W", "error", "-c", FORKED, str(folder), *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "forked\n"
-        process.wait(60)
-
-    yield start
-    for process in started:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        assert process.stdout.read() == ""  # ends when the child does
-        process.stdout.close()
-
-
-def test_a_dead_process_is_adopted_beside_its_living_child(
-    open_journal: OpenJournal, orphan: Callable[..., None]
-) -> None:
-    """A forked child gives up its parent's segments at once, so they can be adopted."""
-    orphan()
-    journal = open_journal()
-    assert (journal.adopt(), read_all(journal)) == (1, [b"parent"])
-
-
-def test_a_forked_child_appends_to_its_own_segments(
-    open_journal: OpenJournal, orphan: Callable[..., None]
-) -> None:
-    """What the child appends is its own, and is not adopted while it lives."""
-    orphan("append")
-    journal = open_journal()
-    assert (journal.adopt(), read_all(journal)) == (1, [b"parent"])
 
 
 def test_what_a_child_closes_is_free_and_its_own_is_new(open_journal: OpenJournal, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What kills, forks and starves processes, and what survives it."""
