@@ -15,6 +15,7 @@ from opentelemetry.trace import StatusCode
 from otel_agent_tracker import recognition, semconv
 from otel_agent_tracker.recognition import SpanClass
 from otel_agent_tracker.scope import current_scope
+from otel_agent_tracker.sdk_private import attributes_of
 from otel_agent_tracker.turns import Observed, observed_in
 
 __all__ = ["AgentSpanProcessor", "watch"]
@@ -67,7 +68,7 @@ class AgentSpanProcessor(SpanProcessor):
             _logger.exception("a span could not be read")
 
     def _tell(self, below: _Below, span: ReadableSpan) -> None:
-        attributes: Any = span.attributes or {}
+        attributes = attributes_of(span)
         has_counted = self._has_counted_below(span)
         match recognition.classify(span.name, attributes):
             case SpanClass.LLM if not has_counted:

@@ -80,8 +80,10 @@ def seconds(name: str, value: object) -> float:
 
 def mapping(name: str, value: object) -> Mapping[str, Any] | None:
     """A mapping, or None for none."""
-    if value is None or isinstance(value, Mapping):
+    if value is None or isinstance(value, dict):
         return value
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
 
 

@@ -219,7 +219,7 @@ class Events:
         """An agent did something outside a conversation, for `duration` seconds until now."""
         attributes = {
             semconv.AGENT_ACTION: self.text(action),
-            semconv.AGENT_DETAILS: json_copy.to_json_text(self._redactor.json(json_copy.copy_json(details))),
+            semconv.AGENT_DETAILS: self._redactor.json_text(json_copy.to_json_text(details)),
         }
         self._emit_agent(Event.AGENT_ACTIVITY, agent_id, attributes, duration=duration or 0.0)
 
@@ -427,7 +427,7 @@ class Events:
     def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
         if metadata is None:
             return None
-        return json_copy.to_json_text(self._redactor.json(json_copy.copy_json(metadata)))
+        return self._redactor.json_text(json_copy.to_json_text(metadata))
 
     def _user_id(self, user_id: str | None) -> str | None:
         if user_id is None or self._user_id_policy is UserIdPolicy.KEEP:

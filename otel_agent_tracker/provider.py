@@ -81,9 +81,10 @@ class EventProvider:
             processor.shutdown()
 
     def _make_tracer(self) -> trace.Tracer:
+        provider = self._provider()  # reading the resource takes its time: nobody is to wait for it in line
         with self._lock:
             if self._tracer is None:
-                self._tracer = self._provider().get_tracer(SCOPE, VERSION)
+                self._tracer = provider.get_tracer(SCOPE, VERSION)
             return self._tracer
 
     def _provider(self) -> TracerProvider:

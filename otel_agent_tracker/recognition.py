@@ -22,7 +22,8 @@ class SpanClass(StrEnum):
 def classify(name: str, attributes: Mapping[str, Any]) -> SpanClass:
     """The class of a span, by the first convention that says anything of it."""
     for key, classes in _CLASSES:
-        found = classes.get(str(attributes.get(key, "")).lower())
+        value = attributes.get(key)
+        found = classes.get(value.lower()) if isinstance(value, str) else None
         if found is SpanClass.LLM and name.startswith("invoke_agent"):
             return SpanClass.AGENT
         if found is not None:

@@ -195,13 +195,18 @@ class State:
         row = self._connection.execute(f"{_SELECT_SESSION} WHERE session_id = ?", (session_id,)).fetchone()
         return SessionRow(*row) if row else None
 
-    def end_session(self, tombstone: Tombstone) -> None:
-        """The conversation is not open any more; a later one of the session is left alone."""
-        self._connection.execute(
+    def end_sessions(self, tombstones: Sequence[Tombstone]) -> None:
+        """These conversations are not open any more; a later one of the same session is left alone."""
+        if not tombstones:
+            return
+        seq = self._next_seq()
+        self._connection.executemany(
             "DELETE FROM sessions WHERE session_id = ? AND start_us <= ?",
-            (tombstone.session_id, tombstone.end_us),
+            [(tombstone.session_id, tombstone.end_us) for tombstone in tombstones],
         )
-        self._connection.execute(_PUT_TOMBSTONE, (*tombstone, self._writer, self._next_seq()))
+        self._connection.executemany(
+            _PUT_TOMBSTONE, [(*tombstone, self._writer, seq) for tombstone in tombstones]
+        )
 
     def tombstone(self, session_id: str) -> Tombstone | None:
         """What is remembered of the newest ended conversation of the session."""

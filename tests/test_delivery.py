@@ -163,7 +163,9 @@ class Office:
         """The session ends, and leaves its tombstone."""
         time_us = int(NOON_US + self.now * 1e6)
         with self.state.transaction():
-            self.state.end_session(Tombstone(lane, "bot", NOON_US, time_us, "completed", "call", None, None))
+            self.state.end_sessions(
+                [Tombstone(lane, "bot", NOON_US, time_us, "completed", "call", None, None)]
+            )
         self.put(event_id, Event.CONVERSATION, lane=lane, status="completed", **body)
 
     def deliver(self) -> float | None:

@@ -67,7 +67,7 @@ def put(state: State, *rows: SessionRow) -> None:
 
 def end(state: State, ended: Tombstone) -> None:
     with state.transaction():
-        state.end_session(ended)
+        state.end_sessions([ended])
 
 
 def accept(state: State, *rows: NewRow) -> list[int]:
@@ -469,7 +469,7 @@ def test_everything_is_taken_over(open_state: OpenState) -> None:
         old.note_attempts(ids[2:3], "down")
         old.count_dropped({"journal": 2})
         old.put_sessions([session(session_id="open")])
-        old.end_session(tombstone())
+        old.end_sessions([tombstone()])
         old.put_roll_up("s", RollUp(turns=3))
         old.set_offsets([("segment", 9)])
     accept(new, new_row("mine"))
