@@ -6,6 +6,7 @@ endpoint is the destination, the encoded span. JSON as orjson writes it holds no
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any, NamedTuple
 
 import orjson
@@ -52,35 +53,24 @@ class Entry(NamedTuple):
     def decode(cls, payload: bytes) -> Entry:
         """The entry of a journal frame; raises ValueError if it is none."""
         head, body, otlp = payload.split(b"\n", 2)
-        match orjson.loads(head), orjson.loads(body):
-            case (
-                [
-                    str(event),
-                    str(event_id),
-                    str(path),
-                    str(agent_id),
-                    int(time_us),
-                    str() | None as session_id,
-                    dict() | None as service,
-                    list(lacks),
-                ],
-                dict(fields),
-            ):
-                return cls(
-                    event=Event(event),
-                    event_id=event_id,
-                    path=path,
-                    body=fields,
-                    agent_id=agent_id,
-                    time_us=time_us,
-                    session_id=session_id,
-                    service=service,
-                    lacks=tuple(lacks),
-                    otlp=otlp,
-                )
-        raise ValueError("the frame holds no entry of this release")
+        fields, request = orjson.loads(head), orjson.loads(body)
+        if not (
+            isinstance(fields, list)
+            and isinstance(request, dict)
+            and len(fields) == len(_HEAD)
+            and all(isinstance(field, kind) for field, kind in zip(fields, _HEAD, strict=True))
+        ):
+            raise ValueError("the frame holds no entry of this release")
+        event, event_id, path, agent_id, time_us, session_id, service, lacks = fields
+        return cls(
+            Event(event), event_id, path, request, agent_id, time_us, session_id, service, tuple(lacks), otlp
+        )
 
     @property
     def lane(self) -> str:
         """What orders delivery: events of one session, or of one agent, go one after another."""
         return self.session_id or self.agent_id
+
+
+_HEAD = (str, str, str, str, int, (str, NoneType), (dict, NoneType), list)
+"""The types of the fields in a frame's first line."""
