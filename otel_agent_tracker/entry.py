@@ -72,5 +72,14 @@ class Entry(NamedTuple):
         return self.session_id or self.agent_id
 
 
-_HEAD = (str, str, str, str, int, (str, NoneType), (dict, NoneType), list)
+_HEAD: tuple[type | tuple[type, ...], ...] = (
+    str,
+    str,
+    str,
+    str,
+    int,
+    (str, NoneType),
+    (dict, NoneType),
+    list,
+)
 """The types of the fields in a frame's first line."""
