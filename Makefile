@@ -69,5 +69,5 @@ $(VENV)-floor/.ready: pyproject.toml
 	@echo "Installing the oldest dependencies that pyproject.toml allows, and what the tests need"
 	@$(VENV)-floor/bin/python -m pip install --quiet uv
 	@$(FLOOR) --resolution lowest-direct --editable '.[all]'
-	@$(FLOOR) --group dev
+	@$(FLOOR) --group test
 	@touch $@
