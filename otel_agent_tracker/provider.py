@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from opentelemetry import trace
@@ -94,7 +95,7 @@ class EventProvider:
             shutdown_on_exit=False,
             id_generator=self._ids,
             span_limits=_unlimited(),
-            meter_provider=NoOpMeterProvider(),
+            **_no_metrics(),
         )
         sdk_private.enable(provider)
         for processor in self._processors:
@@ -160,6 +161,12 @@ def _ambient_link() -> Sequence[Link]:
 def _host_resource() -> Resource:
     resource = getattr(trace.get_tracer_provider(), "resource", None)
     return resource if isinstance(resource, Resource) else Resource.create()
+
+
+def _no_metrics() -> dict[str, Any]:
+    """What keeps event spans out of the SDK's own metrics; before 1.40 it took no meter provider and had none."""
+    takes_meters = "meter_provider" in signature(TracerProvider).parameters
+    return {"meter_provider": NoOpMeterProvider()} if takes_meters else {}
 
 
 def _unlimited() -> SpanLimits:

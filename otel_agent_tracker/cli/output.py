@@ -53,6 +53,7 @@ def print_json(value: Any) -> None:
 def progress() -> Progress:
     """Progress on standard error, gone when it is done; nothing where nobody looks on."""
     console = errors()
+    console.quiet = not console.is_terminal  # a disabled Progress of rich 13 still ends a line
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -60,7 +61,7 @@ def progress() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=console.quiet)
 
 
 def table(*headings: str, numbers: tuple[str, ...] = ()) -> Table:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 def run(*arguments: object, typed: str | None = None) -> Result:
     """Run a command in this process, on 80 columns; what it raises that it should not is raised here."""
-    runner = CliRunner(env={"COLUMNS": "80"})
+    runner = CliRunner(env={"COLUMNS": "80"}, **_APART)
     result = runner.invoke(main, [str(each) for each in arguments], input=typed)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -79,3 +80,7 @@ def _activity(number: int) -> Entry:
         time_us=1_769_860_800_000_000 + number,
         service={"name": "shop"},
     )
+
+
+_APART: Json = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+"""What click 8.1 needs to be told to keep standard error apart, as later ones always do."""

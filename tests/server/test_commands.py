@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from otel_agent_tracker.cli.keys import command
+from tests.cli import terminal
 
 
-def run(database: Path, *arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(command, [*arguments, "--database", str(database)])
+def run(database: Path | str, *arguments: str) -> Result:
+    return terminal.run("keys", *arguments, "--database", database)
 
 
 def test_a_key_is_shown_once(database_path: Path) -> None:
@@ -41,6 +41,6 @@ def test_an_empty_list_says_so(database_path: Path) -> None:
 def test_a_wrong_project_or_database_is_a_usage_error(database_path: Path) -> None:
     """It names the option."""
     assert "--project" in run(database_path, "create", "--project", "a\nb").stderr
-    wrong = CliRunner().invoke(command, ["list", "--database", "sqlite://"])
+    wrong = run("sqlite://", "list")
     assert wrong.exit_code == 2
     assert "--database" in wrong.stderr
