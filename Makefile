@@ -15,8 +15,8 @@ setup: $(READY) ## Make .venv and install everything into it
 demo: $(READY) ## Run agents against a tracker and show its page (ARGS=--exit leaves at once)
 	@$(BIN)/otel-agent-tracker demo $(ARGS)
 
-test: $(READY) ## Run all tests (ARGS are pytest's)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run all tests and tell which are the slowest (ARGS are pytest's)
+	@$(BIN)/python -m pytest --durations=15 $(ARGS)
 
 check: $(READY) ## Run linter, formatter, type checker and import rules
 	@$(BIN)/ruff check
