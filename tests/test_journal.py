@@ -77,7 +77,7 @@ def files(folder: Path) -> list[str]:
 # --- keeping ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(payloads=st.lists(st.binary(max_size=300), max_size=60), prepared=st.booleans())
 def test_what_is_appended_is_read_in_order(
     payloads: list[bytes], prepared: bool, tmp_path_factory: pytest.TempPathFactory

@@ -974,4 +974,4 @@ class MapMachine(RuleBasedStateMachine):
 
 
 TestMapMachine = MapMachine.TestCase
-TestMapMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMapMachine.settings = settings(max_examples=60, stateful_step_count=40)

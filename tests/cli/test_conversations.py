@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,20 +20,20 @@ from tests.server.world import at, end, start, turn
 Tell = Callable[..., None]
 
 
+def post(server: Server, *requests: wire.Request, key: str | None = None) -> None:
+    client = TrackerClient(server.url, api_key=key)
+    try:
+        for request in requests:
+            body = json.dumps(wire.to_json(request)).encode()
+            assert client.send(request.PATH, body) == Delivered()
+    finally:
+        client.close()
+
+
 @pytest.fixture
 def tell(tracker_server: Server) -> Tell:
     """Posts requests to the tracker."""
-
-    def post(*requests: wire.Request, key: str | None = None) -> None:
-        client = TrackerClient(tracker_server.url, api_key=key)
-        try:
-            for request in requests:
-                body = json.dumps(wire.to_json(request)).encode()
-                assert client.send(request.PATH, body) == Delivered()
-        finally:
-            client.close()
-
-    return post
+    return partial(post, tracker_server)
 
 
 @pytest.fixture
@@ -69,6 +70,22 @@ def test_json_is_the_trackers_in_utc(tell: Tell, url: str) -> None:
     assert run_json("conversations", "show", "s1")["episodes"][0]["start_time"] == at(0)
 
 
+@pytest.fixture(scope="module")
+def url_of_four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a tracker that knows four conversations."""
+    with Server(port=0, database=str(tmp_path_factory.mktemp("four") / "tracker.sqlite3")) as server:
+        post(
+            server,
+            start("s1", 0),
+            end("s1", 5),
+            start("s2", 10, user_id="u2"),
+            start("s3", 20, agent_id="other"),
+            start("s4", 30),
+            end("s4", 35, 30, status="failed", error_message="boom"),
+        )
+        yield server.url
+
+
 @pytest.mark.parametrize(
     ("options", "sessions"),
     [
@@ -85,17 +102,9 @@ def test_json_is_the_trackers_in_utc(tell: Tell, url: str) -> None:
         (["--limit", "2"], ["s4", "s3"]),
     ],
 )
-def test_the_list_is_filtered(tell: Tell, url: str, options: list[str], sessions: list[str]) -> None:
+def test_the_list_is_filtered(url_of_four: str, options: list[str], sessions: list[str]) -> None:
     """By agent, user, status and start; none, one or many."""
-    tell(
-        start("s1", 0),
-        end("s1", 5),
-        start("s2", 10, user_id="u2"),
-        start("s3", 20, agent_id="other"),
-        start("s4", 30),
-        end("s4", 35, 30, status="failed", error_message="boom"),
-    )
-    found = run_json("conversations", "list", *options)
+    found = run_json("conversations", "list", *options, "--url", url_of_four)
     assert [each["session_id"] for each in found["conversations"]] == sessions
 
 

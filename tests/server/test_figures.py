@@ -138,7 +138,10 @@ def _events(facts: list[tuple[str, int | None, int | None, int, str]]) -> list[J
     return [batch_event(request, f"e{number}") for number, request in enumerate(requests)]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(facts=st.lists(FACT, max_size=30), since=st.integers(0, 10), until=st.integers(5, 25))
 def test_figures_agree_with_the_facts(
     shared_store: Store,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -104,16 +105,31 @@ def _deliveries(draw: st.DrawFn) -> list[list[Any]]:
     return [numbers[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def _events() -> list[Json]:
+    return [batch_event(request, f"e{number:02}") for number, request in enumerate(_requests())]
+
+
+@pytest.fixture
+def plain_answers(client: Client) -> list[Json]:
+    """What is answered after all requests at once, in order."""
+    client.post("/batch", {"events": _events()})
+    return _answers(client)
+
+
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(deliveries=_deliveries())
 def test_order_split_and_repetition_change_no_answer(
-    shared_store: Store, shared_app: FastAPI, runner: asyncio.Runner, deliveries: list[list[int]]
+    shared_store: Store,
+    shared_app: FastAPI,
+    runner: asyncio.Runner,
+    plain_answers: list[Json],
+    deliveries: list[list[int]],
 ) -> None:
     """Any order, split and repetition of a set of requests gives the answers of the plain one."""
-    requests = _requests()
-    plain, shuffled = (new_project(shared_store, shared_app, runner) for _ in range(2))
-    events = [batch_event(request, f"e{number:02}") for number, request in enumerate(requests)]
-    plain.post("/batch", {"events": events})
+    shuffled, events = new_project(shared_store, shared_app, runner), _events()
     for numbers in deliveries:
         shuffled.post("/batch", {"events": [events[number] for number in numbers]})
-    assert _answers(shuffled) == _answers(plain)
+    assert _answers(shuffled) == plain_answers
