@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -55,6 +57,7 @@ class Synchronous(Holder):
     """Asks and waits on the calling thread."""
 
     _client: TrackerClient | None = None
+    _client_pid = 0  # a forked child must not talk over connections of its parent
 
     def delivery_stats(self) -> dict[str, Any]:
         """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
@@ -81,10 +84,11 @@ class Synchronous(Holder):
 
     def _ask(self, query: Query) -> Json | None:
         """The tracker's JSON object, None on 404. Raises TrackerUnavailable."""
-        if self._client is None:
+        if self._client is None or self._client_pid != os.getpid():
             from otel_agent_tracker.client import TrackerClient  # whoever never asks does not pay for it
 
-            self._client = TrackerClient(**self._client_options())
+            self._client, self._client_pid = TrackerClient(**self._client_options()), os.getpid()
+            weakref.finalize(self, _close_in, self._client_pid, self._client)  # for whoever never closes
         return self._client.get(query.path, query.query)
 
 
@@ -124,6 +128,11 @@ class Asynchronous(Holder):
 
             self._client = AsyncTrackerClient(**self._client_options())
         return await self._client.get(query.path, query.query)
+
+
+def _close_in(pid: int, client: TrackerClient) -> None:
+    if pid == os.getpid():
+        client.close()
 
 
 async def _in_thread(wait: Callable[[], _Result]) -> _Result:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 import pytest
@@ -304,3 +308,38 @@ def test_heartbeat(tracker_server: Server, tmp_path: Path) -> None:
         wait_until(delivery)
         assert (delivery() or {})["delivered"] == 1
         assert agents.delivery_stats()["accepted"] == 1
+
+
+def run_script(script: str, url: str, state_dir: Path) -> str:
+    """What a script wrote to standard error that had `tracker`, and warned of what is left open."""
+    made = "import os, sys; from otel_agent_tracker import AgentPerformanceTracker\n"
+    made += "tracker = AgentPerformanceTracker(sys.argv[1], state_dir=sys.argv[2])\n"
+    warned = ("-W", "always::ResourceWarning", "-W", "ignore:This process:DeprecationWarning")
+    command = [sys.executable, *warned, "-c", made + dedent(script), url, str(state_dir)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+
+
+def test_a_script_that_closes_nothing_leaves_nothing_open(tracker_server: Server, tmp_path: Path) -> None:
+    """Neither the connection that delivers nor the one that asks."""
+    script = """
+    tracker.end_conversation(tracker.start_conversation("bot"), 5)
+    assert tracker.flush()
+    assert tracker.get_success_rates("bot")["completed"] == 1
+    """
+    assert run_script(script, tracker_server.url, tmp_path) == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_a_forked_child_asks_over_its_own_connection(tmp_path: Path) -> None:
+    """Answers to parent and child would mix on one; and the parent's stays open when the child ends."""
+    script = """
+    tracker.get_success_rates()
+    child = os.fork()
+    tracker.get_success_rates()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+        tracker.get_success_rates()
+    """
+    with ScriptedServer(json_reply({})) as server:
+        run_script(script, server.url, tmp_path)
+        assert (server.connection_count, len(server.requests)) == (2, 4)
