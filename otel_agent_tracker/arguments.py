@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MAX_ID_LENGTH = 256
+LONGEST_SECONDS = 1e9
 MAX_SESSION_ID_LENGTH = MAX_ID_LENGTH + 64  # the longest agent id with what makes a session id of it
 _Member = TypeVar("_Member", bound=Enum)
 
@@ -74,8 +75,11 @@ def positive_number(name: str, value: object) -> float:
 
 
 def seconds(name: str, value: object) -> float:
-    """A duration: a finite number of 0 or more."""
-    return 0.0 if value == 0 and not isinstance(value, bool) else positive_number(name, value)
+    """A duration: a number from 0 to 1e9, which is 31 years."""
+    duration = 0.0 if value == 0 and not isinstance(value, bool) else positive_number(name, value)
+    if duration > LONGEST_SECONDS:
+        raise ValueError(f"{name} must be at most {LONGEST_SECONDS:.0f} seconds, not {value}")
+    return duration
 
 
 def mapping(name: str, value: object) -> Mapping[str, Any] | None:
@@ -126,6 +130,8 @@ def _type_or_value(name: str, value: object, accepted: str) -> Exception:
 def _identifier(name: str, value: object, longest: int) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if type(value) is not str:  # an enum's text may be another than its value
+        value = str.__str__(value)
     if not 0 < len(value) <= longest:
         raise ValueError(f"{name} must have 1 to {longest} characters, not {len(value)}")
     if value.isascii() and value.isprintable():

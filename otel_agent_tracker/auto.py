@@ -27,9 +27,15 @@ def install(
     Spans that start inside our blocks then carry their session's id. Idempotent: a second call with the same
     destination changes nothing. Returns the tracker that `record_feedback` and `end_conversation` speak to.
 
-    Raises ValueError or TypeError for a URL or key that is not accepted.
+    Raises ValueError or TypeError, before anything changes, for a provider, URL or key that is not accepted.
     """
     global _installed
+    given: object = tracer_provider
+    if not isinstance(given, TracerProvider | None):
+        kind = type(given).__name__
+        raise TypeError(
+            f"tracer_provider must be a TracerProvider, not {kind}; the tracker's URL goes to base_url="
+        )
     tracker = AgentPerformanceTracker(base_url, api_key)
     with _lock:
         before, _installed = _installed, tracker

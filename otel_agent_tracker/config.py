@@ -136,7 +136,11 @@ class Config:
             return f"file {self.api_key_file}"
         if self.api_key is None:
             return ""
-        return "callable" if callable(self.api_key) else sha256(self.api_key.encode()).hexdigest()
+        if callable(self.api_key):
+            kind = type(self.api_key)
+            name = getattr(self.api_key, "__qualname__", kind.__qualname__)
+            return f"callable {getattr(self.api_key, '__module__', kind.__module__)}.{name}"
+        return sha256(self.api_key.encode()).hexdigest()
 
     @property
     def state_folder(self) -> Path:
@@ -159,12 +163,10 @@ def resolve(arguments_given: Mapping[str, Any], environ: Mapping[str, str] | Non
     Raises TypeError or ValueError for an argument that is not accepted.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {"state_dir": _platform_state_dir(environ)}
+    values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if unknown := arguments_given.keys() - _SETTINGS.keys():
-        raise TypeError(
-            f"unknown option {', '.join(sorted(unknown))}; accepted: {', '.join(sorted(_SETTINGS))}"
-        )
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}; accepted: {_accepted_names()}")
     for name, parse in _SETTINGS.items():
         if (argument := arguments_given.get(name)) is not None:
             values[name], sources[name] = parse(_ARGUMENT_NAMES.get(name, name), argument), "argument"
@@ -175,6 +177,8 @@ def resolve(arguments_given: Mapping[str, Any], environ: Mapping[str, str] | Non
                 _logger.error("%s; the default is used", error)  # noqa: TRY400 - no traceback for a typo
     if sources.get("api_key") == "argument" and sources.get("api_key_file") == "environment":
         del values["api_key_file"], sources["api_key_file"]
+    if "state_dir" not in values:
+        values |= _default_state(environ)
     unset, theirs = _open_telemetry({}), _open_telemetry(environ)
     values |= theirs
     sources |= {name: "environment" for name in theirs if theirs[name] != unset[name]}
@@ -182,6 +186,22 @@ def resolve(arguments_given: Mapping[str, Any], environ: Mapping[str, str] | Non
         values["otlp_endpoint"], sources["otlp_endpoint"] = _otlp_endpoint(environ)
     _refuse_exposed_key(values, sources)
     return Config(**values, sources={f.name: sources.get(f.name, "default") for f in fields(Config)})
+
+
+def _default_state(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The platform's state folder; where a container's user has no home, events are kept in memory."""
+    try:
+        return {"state_dir": _platform_state_dir(environ)}
+    except RuntimeError:
+        _logger.warning(
+            "there is no home folder: accepted events are kept in memory only; %sSTATE_DIR names a folder",
+            PREFIX,
+        )
+        return {"state_dir": Path("otel-agent-tracker").absolute(), "durability": Durability.MEMORY}
+
+
+def _accepted_names() -> str:
+    return ", ".join(sorted(_ARGUMENT_NAMES.get(name, name) for name in _SETTINGS))
 
 
 def _refuse_exposed_key(values: dict[str, Any], sources: dict[str, str]) -> None:
@@ -366,7 +386,7 @@ def _from_text(name: str, text: str) -> object:
     try:
         return convert(text)
     except ValueError:
-        raise ValueError(f"{PREFIX}{name.upper()} must be a number, not {text!r}") from None
+        raise ValueError(f"{PREFIX}{name.upper()} must be {_KINDS[convert]}, not {text!r}") from None
 
 
 _FLAGS = {
@@ -379,6 +399,8 @@ _FLAGS = {
     "no": False,
     "off": False,
 }
+
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number"}
 
 _ARGUMENT_NAMES = {"url": "base_url"}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from hashlib import sha256
+from threading import RLock
 from typing import Any, NamedTuple
 
 from otel_agent_tracker import metadata as json_copy
@@ -31,6 +32,8 @@ from otel_agent_tracker.semconv import (
 from otel_agent_tracker.sessions import Expired, Session, SessionMap
 
 __all__ = ["Ending", "Events", "TurnReport"]
+
+WARNING_INTERVAL = 60.0  # seconds
 
 _logger = logging.getLogger(__name__)
 
@@ -83,6 +86,12 @@ class Events:
         self._redactor = redactor
         self._user_id_policy = user_id_policy
         self._default_agent_id = default_agent_id
+        self._ending_unknown = RLock()
+        self._warned_at: dict[str, float] = {}
+
+    def after_fork_in_child(self) -> None:
+        """Replace the lock, which another thread may have held in the parent."""
+        self._ending_unknown = RLock()
 
     # --- conversations --------------------------------------------------------------------------------------
 
@@ -125,7 +134,7 @@ class Events:
             self._end_by_call(session, ending, agent_id=live.agent_id, start_us=live.start_us, live=live)
             return True
         if self._sessions.ended(session) or session in self._sessions:
-            _logger.warning("the conversation of session %s has ended already; nothing is changed", session)
+            self._warn("the conversation of session %s has ended already; nothing is changed", session)
             return False
         return self._end_unknown(session, ending)
 
@@ -290,17 +299,17 @@ class Events:
         parsed = session_id.parse(session)
         agent_id = ending.agent_id or (parsed.agent_id if parsed else None)
         if agent_id is None:
-            _logger.warning(
-                "session %s is unknown and its id is not of the form agent_seconds_hex; pass agent_id=",
-                session,
+            self._warn(
+                "session %s is unknown, its id not of the form agent_seconds_hex; pass agent_id=", session
             )
             return False
         now_us = self._now_us()
         start_us = min(parsed.start_seconds * 1_000_000, now_us) if parsed else now_us
         lacks = ("start_time",) if ending.agent_id else ("start_time", "agent_id")
-        self._sessions.open(session, agent_id, start_us=start_us)
-        if self._sessions.take(session) is None:  # another thread was faster
-            return False
+        with self._ending_unknown:
+            if self._sessions.ended(session):  # another thread was faster
+                return False
+            self._sessions.forget(session, ended_at_us=now_us)
         self._end_by_call(session, ending, agent_id=agent_id, start_us=start_us, lacks=lacks)
         return True
 
@@ -314,7 +323,8 @@ class Events:
         live: Session | None = None,
         lacks: tuple[str, ...] = (),
     ) -> None:
-        now_us = max(self._now_us(), start_us)
+        # a wall clock that was set back must not put the end before what belongs to the conversation
+        now_us = max(self._now_us(), start_us, live.last_activity_us if live else 0)
         attributes: dict[str, Any] = {
             semconv.OUTCOME: ending.outcome,
             semconv.ENDED_BY: EndedBy.CALL,
@@ -416,6 +426,13 @@ class Events:
             start_us=now_us - int(duration * 1_000_000),
             end_us=now_us,
         )
+
+    def _warn(self, message: str, session: str) -> None:
+        """One line a minute for each message."""
+        now = self._clock.monotonic()
+        if now >= self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
+            self._warned_at[message] = now
+            _logger.warning(message, session)
 
     def _now_us(self) -> int:
         return self._clock.time_ns() // 1000

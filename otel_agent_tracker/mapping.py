@@ -247,10 +247,16 @@ def _activity(reader: _Reader) -> _Built:
         agent_id=reader.agent_id,
         action=reader.get(semconv.AGENT_ACTION) or "",
         timestamp=wire.format_time(reader.end_us),
-        details=orjson.loads(details) if details else {},
+        details=_known_details(details),
         duration=duration or None,
     )
     return request.PATH, wire.to_json(request), reader.end_us
+
+
+def _known_details(text: str | None) -> Any:
+    """What was said of an activity; the field is required, and of nothing there is an empty object."""
+    details = orjson.loads(text) if text else None
+    return {} if details is None else details
 
 
 def _status_of(span: ReadableSpan) -> TurnStatus:

@@ -11,9 +11,12 @@ import logging
 import os
 import shutil
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import attach, detach, get_current, set_value
@@ -42,6 +45,7 @@ __all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 
 _logger = logging.getLogger(__name__)
 
+LEAST_LIMIT = 4 * 1024 * 1024  # bytes; on a disk that is full already, the disk itself refuses
 FIRST_LOOK_SECONDS = 2.0
 LONGEST_IMPORT_SECONDS = 5.0
 
@@ -64,6 +68,8 @@ class Pipeline:
         self.cleanup_interval_seconds = config.cleanup_interval_minutes * 60
         self._sender = sender
         self.holders = 0
+        self._stop_by = float("inf")
+        self._copying: SpanProcessor | None = None
         self._refused: Counter[str] = Counter()
         self._enabled = sender is not None or config.disabled_because is None
         self._journal = self._make_journal()
@@ -82,8 +88,9 @@ class Pipeline:
 
     def start_if_pending(self) -> None:
         """Start the worker if an earlier process left events in the state folder."""
-        if self._enabled and isinstance(self._journal, Journal) and self.config.state_folder.is_dir():
-            self._handle.start()
+        with suppress(OSError):  # a folder that cannot be looked at has nothing for this process
+            if self._enabled and isinstance(self._journal, Journal) and self.config.state_folder.is_dir():
+                self._handle.start()
 
     def heartbeat(self, agent_id: str) -> None:
         """Send a heartbeat of the agent soon, if the tracker takes any."""
@@ -133,9 +140,22 @@ class Pipeline:
 
     def close(self) -> None:
         """Flush for a moment and stop; what is not delivered stays on disk. Idempotent."""
-        self._handle.stop(self.config.flush_timeout_seconds + 0.5)
+        self.stop()
         self._provider.shutdown()
         self._journal.close()
+
+    def begin_to_stop(self) -> None:
+        """Tell the worker to deliver what it can and end; `stop` waits for that."""
+        self._stop_by = min(self._stop_by, time.monotonic() + self.config.flush_timeout_seconds + 0.5)
+        self._handle.stopping.set()
+        self._handle.wake()
+
+    def stop(self) -> None:
+        """End the worker and the copies; what is accepted from now on stays in the journal."""
+        self.begin_to_stop()
+        self._handle.stop(max(0.0, self._stop_by - time.monotonic()))
+        if self._copying is not None:
+            self._copying.shutdown()
 
     def after_fork_in_child(self) -> None:
         """Make everything of this process's own again; what waited is the parent's to deliver."""
@@ -144,7 +164,9 @@ class Pipeline:
             self._sender_lock.release()
         self.sessions.after_fork_in_child()
         self._provider.after_fork_in_child()
+        self.events.after_fork_in_child()
         self._refused = Counter()
+        self._stop_by = float("inf")
         self._handle = WorkerHandle(self._work, self._journal.wake)
 
     # --- building -------------------------------------------------------------------------------------------
@@ -173,7 +195,8 @@ class Pipeline:
         if self.config.otlp and not self.config.to_otlp:
             from otel_agent_tracker.copies import copying_processor  # its exporter takes its time to import
 
-            processors.append(copying_processor(self.config))
+            self._copying = copying_processor(self.config)
+            processors.append(self._copying)
         return processors
 
     def _accept(self, entry: Entry) -> None:
@@ -214,10 +237,15 @@ class Pipeline:
     def _limit_bytes(self) -> int:
         """How large the state file may become: as configured, but at most a tenth of what the disk has free."""
         limit = int(self.config.outbox_max_mb * 1024 * 1024)
+        with suppress(OSError):
+            return max(LEAST_LIMIT, min(limit, self._free_bytes() // 10))
+        return limit  # a disk that cannot be asked says by itself when it is full
+
+    def _free_bytes(self) -> int:
         existing = next(
             path for path in (self.config.state_folder, *self.config.state_folder.parents) if path.exists()
         )
-        return min(limit, shutil.disk_usage(existing).free // 10)
+        return shutil.disk_usage(existing).free
 
     def _make_sender(self) -> Sender:
         from otel_agent_tracker.client import TrackerClient
@@ -245,6 +273,8 @@ def acquire(config: Config) -> Pipeline:
         if pipeline is None:
             pipeline = _registry[key] = Pipeline(config)
             _announce(config)
+        elif pipeline is not _substitute:
+            _compare(pipeline.config, config)
         pipeline.holders += 1
     pipeline.start_if_pending()
     return pipeline
@@ -259,6 +289,24 @@ def substitute(pipeline: Pipeline | None) -> None:
 def is_substituted() -> bool:
     """Whether everyone is given the pipeline of a test; then no tracker is asked anything either."""
     return _substitute is not None
+
+
+def _compare(held: Config, asked: Config) -> None:
+    """A destination has one configuration in a process: the first. Another's key must not be taken for it."""
+    if callable(asked.api_key) and asked.api_key != held.api_key:
+        raise ValueError(
+            "another api_key callable of the same name is in use for this tracker: give each a name of its own, "
+            "or pass the same one"
+        )
+    differing = [
+        f.name for f in fields(Config) if f.compare and getattr(held, f.name) != getattr(asked, f.name)
+    ]
+    if differing:
+        _logger.warning(
+            "a tracker object for %s is there already, and its settings hold: %s",
+            held.destination,
+            ", ".join(differing),
+        )
 
 
 def _announce(config: Config) -> None:
@@ -310,8 +358,15 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
-    for pipeline in list(_pipelines):
-        pipeline.close()
+    """Give all workers one and the same moment to deliver.
+
+    Journals stay open: what other threads and exit handlers still say is kept, for the next process to deliver.
+    """
+    pipelines = list(_pipelines)
+    for pipeline in pipelines:
+        pipeline.begin_to_stop()
+    for pipeline in pipelines:
+        pipeline.stop()
 
 
 _REFUSED_AT = {

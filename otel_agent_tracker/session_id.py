@@ -28,7 +28,8 @@ __all__ = [
 
 _FORM = re.compile(r"(?P<agent>.+)_(?P<seconds>[0-9]{1,11})_[0-9a-f]{8,32}", re.DOTALL)
 _random = Random(os.urandom(32))
-os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(32)))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(32)))
 
 
 class ParsedSessionId(NamedTuple):

@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "session_ttl_hours": ("0", "a finite number above 0"),
     "cleanup_interval_minutes": ("-1", "a finite number above 0"),
     "idle_minutes": ("nan", "a finite number above 0"),
-    "max_sessions": ("1.5", "a number"),
+    "max_sessions": ("1.5", "a whole number"),
     "durability": ("tape", "one of disk, memory"),
     "outbox_max_mb": ("inf", "a finite number above 0"),
     "timeout_seconds": ("soon", "a number"),

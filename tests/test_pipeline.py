@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,18 @@ def test_one_pipeline_for_each_destination(tmp_path: Path) -> None:
     again = acquire(config(tmp_path))
     assert again is not first
     again.release()
+
+
+def test_a_disk_without_room_does_not_keep_events_from_the_tracker(
+    tmp_path: Path, sender: RecordingSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state file may use a tenth of what is free; of nothing, that is not nothing."""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    pipeline = Pipeline(config(tmp_path), sender=sender)
+    pipeline.events.start("bot", user_id=None, metadata=None)
+    assert pipeline.flush(10.0)
+    assert len(sender.requests) == 1
+    pipeline.close()
 
 
 def test_a_substitute_is_given_to_everyone(pipeline: Pipeline, tmp_path: Path) -> None:
