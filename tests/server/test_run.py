@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from otel_agent_tracker import wire
+from otel_agent_tracker.server import run as server_run
 from otel_agent_tracker.server.run import Server
 from tests.server.world import Json, batch_event, end, start
 
@@ -61,8 +62,9 @@ def test_a_bad_database_leaves_no_open_port() -> None:
         Server(port=0, database="sqlite://")
 
 
-def test_it_stops_although_a_body_is_half_sent(database_path: Path) -> None:
-    """A client that hangs cannot hold it."""
+def test_it_stops_although_a_body_is_half_sent(database_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that hangs cannot hold it for longer than its grace."""
+    monkeypatch.setattr(server_run, "GRACE_SECONDS", 0.2)
     with Server(port=0, database=str(database_path)) as server:
         half = socket.create_connection(("127.0.0.1", server.port))
         half.sendall(b"POST /batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
