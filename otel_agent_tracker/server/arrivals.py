@@ -16,7 +16,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from otel_agent_tracker import outcome, wire
-from otel_agent_tracker.arguments import count, identifier, quality, session_identifier
+from otel_agent_tracker.arguments import count, identifier, session_identifier
 from otel_agent_tracker.session_id import turn_event_id
 
 __all__ = ["Arrival", "Service", "UnknownPath", "arrive", "fill", "read", "read_batch_event", "restore"]
@@ -101,6 +101,8 @@ def arrive(request: wire.Request, event_id: str | None, service: Service | None 
     for name, rule in _RULES[type(request)]:
         if (value := getattr(request, name)) is not None:
             rule(name, value)
+    if isinstance(request, wire.ConversationFeedback):
+        _check_said(request)
     body = _write(request)
     ours = _ours(request)
     event_id = identifier("event_id", event_id or _said_event_id(ours) or _derived_event_id(request, body))
@@ -226,6 +228,19 @@ def _seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number of 0 or more, not {value}")
 
 
+def _quality(name: str, value: Any) -> None:
+    if not 1 <= value <= 5:
+        raise ValueError(f"{name} must be a whole number from 1 to 5, not {value}")
+
+
+def _check_said(feedback: wire.ConversationFeedback) -> None:
+    """As the library has it: something is said, and one rating at most."""
+    if feedback.quality_score is None and feedback.thumbs is None and feedback.user_feedback is None:
+        raise ValueError("feedback needs a quality_score, thumbs (up or down) or a user_feedback")
+    if feedback.quality_score is not None and feedback.thumbs is not None:
+        raise ValueError("feedback takes either a quality_score or thumbs, not both")
+
+
 def _is_deep(value: Json) -> bool:
     level, depth = _containers([value]), 0
     while level and depth <= MAX_DEPTH:
@@ -250,7 +265,7 @@ _FIELD_RULES: Mapping[str, Callable[[str, Any], object]] = {
     "session_id": session_identifier,
     **dict.fromkeys(("message_count", "input_tokens", "output_tokens"), count),
     **dict.fromkeys(("duration_seconds", "duration", "time_to_first_token"), _seconds),
-    "quality_score": quality,
+    "quality_score": _quality,
 }
 _RULES = {
     request: [(name, _FIELD_RULES[name]) for name in request.__dataclass_fields__ if name in _FIELD_RULES]

@@ -103,13 +103,25 @@ def read_cursor(cursor: str, types: Sequence[type]) -> list[int | str]:
 def read_period(start_date: str | None, end_date: str | None, tz: str | None) -> Period:
     """A period from ISO 8601 dates or times, read in `tz` (default UTC) where they name no zone.
 
-    A date without a time includes that whole day.
+    A date without a time includes that whole day. Raises ValueError if the period would end before it starts.
     """
     zone = _read_zone(tz)
-    return Period(
+    period = Period(
         start_us=None if start_date is None else _read_bound("start_date", start_date, zone, whole_day=False),
         end_us=None if end_date is None else _read_bound("end_date", end_date, zone, whole_day=True),
     )
+    if start_date and end_date and _is_reversed(period, includes_day=not _has_time(end_date)):
+        raise ValueError(
+            f"start_date must not be after end_date, but {start_date[:64]!r} is after {end_date[:64]!r}"
+        )
+    return period
+
+
+def _is_reversed(period: Period, *, includes_day: bool) -> bool:
+    """Whether it starts after its end; a day's end is the midnight after it, which is no longer that day."""
+    if period.start_us is None or period.end_us is None:
+        return False
+    return period.start_us >= period.end_us if includes_day else period.start_us > period.end_us
 
 
 def _read_zone(tz: str | None) -> tzinfo:
@@ -131,11 +143,15 @@ def _read_bound(name: str, text: str, zone: tzinfo, *, whole_day: bool) -> int:
 
 
 def _read_moment(text: str, zone: tzinfo, *, whole_day: bool) -> datetime:
-    if "T" in text.upper() or ":" in text:
+    if _has_time(text):
         moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo else moment.replace(tzinfo=zone)
     day = date.fromisoformat(text) + timedelta(days=whole_day)
     return datetime.combine(day, time(), zone)
+
+
+def _has_time(text: str) -> bool:
+    return "T" in text.upper() or ":" in text
 
 
 def _is_number(key: ColumnElement[Any]) -> bool:

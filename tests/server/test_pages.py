@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.world import Client, end, start
+from tests.server.world import Client, at, end, start
 
 
 def ids(client: Client, **parameters: Any) -> list[str]:
@@ -90,6 +90,31 @@ def test_what_is_wrong_is_refused(client: Client, wrong: dict[str, str]) -> None
     answer = client.get("/conversations", params=wrong)
     assert answer.status_code == 422
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        ("2024-01-20", "2024-01-19"),
+        ("2024-01-20T00:00", "2024-01-19"),
+        ("2024-01-19T12:00:01", "2024-01-19T12:00:00"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/conversations", "/metrics/success-rates", "/metrics/overview"])
+def test_a_period_that_ends_before_it_starts_is_refused(
+    client: Client, path: str, since: str, until: str
+) -> None:
+    """Naming both: zeros would look like an answer."""
+    answer = client.get(path, params={"start_date": since, "end_date": until})
+    assert answer.status_code == 422
+    told = answer.json()["detail"]
+    assert all(each in told for each in ("start_date", "end_date", since, until))
+
+
+def test_an_empty_period_is_answered(client: Client) -> None:
+    """It is half-open, so one that ends where it starts holds nothing."""
+    client.tell(start("s1"))
+    assert ids(client, start_date=at(0), end_date=at(0)) == []
 
 
 def test_sql_in_an_id_is_text(client: Client) -> None:

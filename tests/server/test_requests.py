@@ -6,7 +6,7 @@ import pytest
 
 from otel_agent_tracker import wire
 from otel_agent_tracker.session_id import turn_event_id
-from tests.server.world import Client, Json, at, end, expired, feedback, start, turn
+from tests.server.world import Client, Json, at, batch_event, end, expired, feedback, start, turn
 
 SERVICE = {"name": "shop", "version": "1.2", "environment": "prod", "instance": "pod-1"}
 
@@ -84,6 +84,38 @@ def test_feedback_rates_a_conversation(client: Client) -> None:
     client.tell(feedback("s1", 5, thumbs="up", user_feedback="great"), start("s1"))
     answer = client.json("/conversations/s1")
     assert (answer["quality_score"], answer["user_feedback"]) == (5.0, "great")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, "feedback needs a quality_score, thumbs (up or down) or a user_feedback"),
+        ({"name": "helpfulness"}, "feedback needs a quality_score, thumbs (up or down) or a user_feedback"),
+        ({"quality_score": 4, "thumbs": "up"}, "feedback takes either a quality_score or thumbs, not both"),
+    ],
+)
+def test_feedback_says_one_thing(client: Client, said: Json, reason: str) -> None:
+    """Nothing, or two ratings, is refused with what is accepted, alone and in a batch."""
+    wrong = feedback("s1", 5, **said)
+    alone = client.post(wrong.PATH, wire.to_json(wrong))
+    assert (alone.status_code, alone.json()) == (422, {"detail": reason})
+    right = batch_event(feedback("s1", 6, user_feedback="fine"), "e2")
+    results = client.post("/batch", {"events": [batch_event(wrong, "e1"), right]}).json()["results"]
+    assert results == [
+        {"event_id": "e1", "status": 422, "error": reason},
+        {"event_id": "e2", "status": 200},
+    ]
+
+
+@pytest.mark.parametrize("score", [0, 6])
+@pytest.mark.parametrize("request_", [end("s1", 5), feedback("s1", 5)])
+def test_a_refused_quality_is_told_in_the_protocol_s_words(
+    client: Client, request_: wire.Request, score: int
+) -> None:
+    """Whoever posts JSON knows whole numbers, not this library's types."""
+    answer = client.post(request_.PATH, wire.to_json(request_) | {"quality_score": score})
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": f"quality_score must be a whole number from 1 to 5, not {score}"}
 
 
 def test_feedback_alone_makes_no_conversation(client: Client) -> None:
