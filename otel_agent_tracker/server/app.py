@@ -50,6 +50,7 @@ def create_app(
         title="otel-agent-tracker",
         version=VERSION,
         summary="Conversations of AI agents: which are open, how each ended, how fast agents answer.",
+        openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         lifespan=lifespan,
         redirect_slashes=False,  # an id may end with a slash
         docs_url=None,  # the framework's own page loads its scripts from other hosts
@@ -109,3 +110,12 @@ async def _keep_house(store: Store, interval_seconds: float) -> None:
         except OperationalError as error:
             _logger.warning("silent conversations stay open for now: %s", error.orig)
         await asyncio.sleep(interval_seconds)
+
+
+_TAGS = {
+    "conversations": "What is reported and known of conversations.",
+    "agents": "What is reported and known of agents.",
+    "metrics": "Figures over conversations and turns.",
+    "operations": "All agents at a glance.",
+    "system": "The tracker itself, and many requests at once.",
+}

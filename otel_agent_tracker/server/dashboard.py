@@ -17,6 +17,7 @@ from otel_agent_tracker.server.store import Store
 
 __all__ = ["install"]
 
+SHORT_SECONDS = 0.1
 _HERE = Path(__file__).parent
 _router = APIRouter(include_in_schema=False)
 
@@ -27,6 +28,7 @@ def install(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
 
 
+@_router.head("/")
 @_router.get("/")
 def show(request: Request, cursor: Annotated[str | None, Query()] = None) -> HTMLResponse:
     """The newest conversations and all agents; times are UTC."""
@@ -69,7 +71,10 @@ def _percent(share: float | None) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.2f} s"
+    """A duration as people read it: short ones in milliseconds."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.2f} s" if seconds >= SHORT_SECONDS else f"{seconds * 1000:.1f} ms"
 
 
 _templates = Environment(

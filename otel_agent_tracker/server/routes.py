@@ -107,6 +107,7 @@ for _path, _request_type in wire.REQUESTS.items():
         _path,
         name=_request_type.__name__,
         summary=(_request_type.__doc__ or "").partition(".")[0],
+        tags=[_path.split("/")[1]],
         response_model_exclude_none=True,
     )(_endpoint(_request_type))
 
@@ -122,7 +123,12 @@ def _read_batch(value: object) -> list[object]:
 BatchEvents = Annotated[list[object], PlainValidator(_read_batch, json_schema_input_type=wire.BatchRequest)]
 
 
-@router.post(wire.BatchRequest.PATH, response_model=wire.BatchAnswer)
+@router.post(
+    wire.BatchRequest.PATH,
+    response_model=wire.BatchAnswer,
+    summary="Post many requests at once",
+    tags=["system"],
+)
 def post_batch(events: BatchEvents, store: TheStore, project_id: ProjectId) -> Response:
     """Many requests at once; each is answered as it would be alone, and none spoils the others."""
     if len(events) > MAX_BATCH_EVENTS:
@@ -159,7 +165,7 @@ def _found(value: _Found | None, what: str) -> _Found:
     return value
 
 
-@router.get("/conversations")
+@router.get("/conversations", summary="List conversations", tags=["conversations"])
 def get_conversations(
     store: TheStore,
     project_id: ProjectId,
@@ -177,7 +183,7 @@ def get_conversations(
     return store.conversations.page(project_id, selection, page)
 
 
-@router.get("/conversations/active")
+@router.get("/conversations/active", summary="List open conversations", tags=["conversations"])
 def get_active_conversations(
     store: TheStore, project_id: ProjectId, page: ThePage, agent_id: AgentId = None
 ) -> wire.Conversations:
@@ -185,19 +191,21 @@ def get_active_conversations(
     return store.conversations.active(project_id, agent_id, page)
 
 
-@router.get("/conversations/{session_id:path}")
+@router.get("/conversations/{session_id:path}", summary="Get a session", tags=["conversations"])
 def get_conversation(session_id: str, store: TheStore, project_id: ProjectId) -> wire.ConversationAnswer:
     """A session's newest conversation, with all of them as its episodes."""
     return _found(store.conversations.get(project_id, session_id), "session_id")
 
 
-@router.delete("/conversations", status_code=204)
+@router.delete("/conversations", status_code=204, summary="Delete a session by query", tags=["conversations"])
 def delete_conversations_by_query(session_id: str, store: TheStore, project_id: ProjectId) -> None:
     """Delete a session, by an id that no path can carry."""
     _found(store.erase(project_id, session_id) or None, "session_id")
 
 
-@router.delete("/conversations/{session_id:path}", status_code=204)
+@router.delete(
+    "/conversations/{session_id:path}", status_code=204, summary="Delete a session", tags=["conversations"]
+)
 def delete_conversations(session_id: str, store: TheStore, project_id: ProjectId) -> None:
     """Delete a session: its conversations, turns and feedback, and what was reported of them."""
     _found(store.erase(project_id, session_id) or None, "session_id")
@@ -206,13 +214,13 @@ def delete_conversations(session_id: str, store: TheStore, project_id: ProjectId
 # --- agents -------------------------------------------------------------------------------------------------
 
 
-@router.get("/agents/active")
+@router.get("/agents/active", summary="List agents that are not offline", tags=["agents"])
 def get_active_agents(store: TheStore, project_id: ProjectId, page: ThePage) -> wire.Agents:
     """Agents that are not offline; silent ones are marked."""
     return store.agents.active(project_id, page)
 
 
-@router.get("/agents/activity")
+@router.get("/agents/activity", summary="List what all agents did", tags=["agents"])
 def get_activity(
     store: TheStore, project_id: ProjectId, page: ThePage, agent_id: AgentId = None
 ) -> wire.Activities:
@@ -220,7 +228,7 @@ def get_activity(
     return store.agents.activity(project_id, agent_id, page)
 
 
-@router.get("/agents/status")
+@router.get("/agents/status", summary="Get an agent by query", tags=["agents"])
 def get_agent_status_by_query(
     agent_id: str, store: TheStore, project_id: ProjectId
 ) -> wire.AgentStatusAnswer:
@@ -228,13 +236,13 @@ def get_agent_status_by_query(
     return _found(store.agents.status(project_id, agent_id), "agent_id")
 
 
-@router.get("/agents/{agent_id:path}/status")
+@router.get("/agents/{agent_id:path}/status", summary="Get an agent", tags=["agents"])
 def get_agent_status(agent_id: str, store: TheStore, project_id: ProjectId) -> wire.AgentStatusAnswer:
     """An agent and the processes it runs in."""
     return _found(store.agents.status(project_id, agent_id), "agent_id")
 
 
-@router.get("/agents/{agent_id:path}/activity")
+@router.get("/agents/{agent_id:path}/activity", summary="List what an agent did", tags=["agents"])
 def get_agent_activity(
     agent_id: str, store: TheStore, project_id: ProjectId, page: ThePage
 ) -> wire.Activities:
@@ -242,7 +250,7 @@ def get_agent_activity(
     return store.agents.activity(project_id, agent_id, page)
 
 
-@router.get("/operations/overview")
+@router.get("/operations/overview", summary="Get all agents at a glance", tags=["operations"])
 def get_operations_overview(store: TheStore, project_id: ProjectId) -> wire.OperationsOverview:
     """All agents at a glance."""
     return store.agents.overview(project_id)
@@ -258,25 +266,25 @@ async def _selection(period: ThePeriod, agent_id: AgentId = None) -> Selection:
 TheSelection = Annotated[Selection, Depends(_selection)]
 
 
-@router.get("/metrics/success-rates")
+@router.get("/metrics/success-rates", summary="Get success rates", tags=["metrics"])
 def get_success_rates(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.SuccessRates:
     """How many conversations ended how."""
     return store.figures.success_rates(project_id, selection)
 
 
-@router.get("/metrics/response-times")
+@router.get("/metrics/response-times", summary="Get response times", tags=["metrics"])
 def get_response_times(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.ResponseTimes:
     """How long turns took, in seconds; percentiles are exact, by nearest rank."""
     return store.figures.response_times(project_id, selection)
 
 
-@router.get("/metrics/quality")
+@router.get("/metrics/quality", summary="Get quality", tags=["metrics"])
 def get_quality(store: TheStore, project_id: ProjectId, selection: TheSelection) -> wire.Quality:
     """How conversations were rated."""
     return store.figures.quality(project_id, selection)
 
 
-@router.get("/metrics/failures")
+@router.get("/metrics/failures", summary="List failures", tags=["metrics"])
 def get_failures(
     store: TheStore, project_id: ProjectId, selection: TheSelection, page: ThePage
 ) -> wire.Failures:
@@ -284,7 +292,7 @@ def get_failures(
     return store.figures.failures(project_id, selection, page)
 
 
-@router.get("/metrics/overview")
+@router.get("/metrics/overview", summary="Get all four figures", tags=["metrics"])
 def get_performance_overview(
     store: TheStore, project_id: ProjectId, selection: TheSelection, page: ThePage
 ) -> wire.PerformanceOverview:
@@ -295,7 +303,7 @@ def get_performance_overview(
 # --- the tracker itself -------------------------------------------------------------------------------------
 
 
-@router.get(wire.Capabilities.PATH)
+@router.get(wire.Capabilities.PATH, summary="Get what this tracker offers", tags=["system"])
 async def get_capabilities() -> wire.Capabilities:
     """What this tracker offers beyond the plain protocol."""
     return wire.Capabilities(
@@ -307,13 +315,20 @@ async def get_capabilities() -> wire.Capabilities:
     )
 
 
-@router.get("/healthz")
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", summary="Check that the process is up", tags=["system"])
 async def get_health() -> dict[str, str]:
     """The process is up."""
     return {"status": "up"}
 
 
-@router.get("/readyz", responses={503: {"description": "the database does not answer"}})
+@router.head("/readyz", include_in_schema=False)
+@router.get(
+    "/readyz",
+    responses={503: {"description": "the database does not answer"}},
+    summary="Check that the database answers",
+    tags=["system"],
+)
 def get_readiness(store: TheStore) -> Response:
     """The database answers."""
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from otel_agent_tracker import wire
 from tests.server.world import Client, at, end, feedback, start, turn
 
@@ -81,3 +83,27 @@ def test_older_conversations_are_a_page_away(client: Client) -> None:
 def test_a_wrong_cursor_is_refused(client: Client) -> None:
     """As the API refuses it."""
     assert client.get("/", params={"cursor": "x"}).status_code == 422
+
+
+def figures(client: Client) -> dict[str, str]:
+    return dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page(client)))
+
+
+def test_idle_ended_conversations_stand_beside_the_expired(client: Client) -> None:
+    """They are among the outcomes, and counted apart."""
+    idle = {"ended_by": "idle", "last_activity_time": at(3), "idle_seconds": 1800}
+    recognised = {"agent_tracker": {"origin": "recognised"}}
+    client.tell(start("s1", metadata=recognised), end("s1", 3, metadata={"agent_tracker": idle}))
+    shown = figures(client)
+    assert (shown["Ended idle"], shown["Completed"], shown["Expired"]) == ("1", "1", "0")
+    assert list(shown).index("Ended idle") == list(shown).index("Expired") + 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0.0 ms"), (0.0004, "0.4 ms"), (0.0871, "87.1 ms"), (0.1, "0.10 s"), (2, "2.00 s")],
+)
+def test_short_response_times_are_milliseconds(client: Client, seconds: float, shown: str) -> None:
+    """Below a tenth of a second, where two decimals would say little."""
+    client.tell(turn("s1", 1, seconds=seconds))
+    assert figures(client)["Response time, median"] == shown

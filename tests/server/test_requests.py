@@ -291,3 +291,9 @@ def test_openapi_lists_every_path(client: Client) -> None:
         "Failures",
     }
     assert named <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz"])
+def test_probes_may_ask_without_a_body(client: Client, path: str) -> None:
+    """HEAD is answered as GET is."""
+    assert client.request("HEAD", path).status_code == 200
