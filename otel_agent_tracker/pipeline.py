@@ -75,7 +75,7 @@ class Pipeline:
         self._journal = self._make_journal()
         self._sender_lock = self._make_sender_lock()
         self._handle = WorkerHandle(self._work, self._journal.wake)
-        self._provider = EventProvider(self._processors())
+        self._provider = EventProvider(self._processors(), failed=self._count_refused)
         self.events = Events(
             self._provider,
             self.sessions,
@@ -203,11 +203,14 @@ class Pipeline:
         """Keep the entry; beyond the limit of the state folder the least important kinds are refused first."""
         snapshot = self._handle.snapshot
         if snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0):
-            self._refused[entry.event] += 1
+            self._count_refused(entry.event)
             return
         self._journal.append(entry.encode())
         if not self._handle.started:
             self._handle.start()
+
+    def _count_refused(self, event: str) -> None:
+        self._refused[event] += 1
 
     def _work(self, handle: WorkerHandle) -> None:
         """What the worker's thread runs; nothing that it sends is instrumented."""

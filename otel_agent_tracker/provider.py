@@ -7,10 +7,12 @@ its chance to be set.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -28,8 +30,21 @@ from otel_agent_tracker.semconv import VERSION
 __all__ = ["EventProvider"]
 
 SCOPE = "otel_agent_tracker"
+LOG_INTERVAL = 60.0  # seconds
+_logger = logging.getLogger(__name__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _EMPTY = Context()
+
+
+class Placed(TypedDict, total=False):
+    """Where a span stands: times are Unix microseconds, `error` describes a failed status."""
+
+    trace_id: Required[int]
+    start_us: Required[int]
+    end_us: Required[int]
+    span_id: int | None
+    parent_span_id: int | None
+    error: str | None
 
 
 class EventProvider:
@@ -38,26 +53,47 @@ class EventProvider:
     `resource` None means that of the global SDK provider at the first event, else `Resource.create()`.
     """
 
-    def __init__(self, processors: Sequence[SpanProcessor], *, resource: Resource | None = None) -> None:
+    def __init__(
+        self,
+        processors: Sequence[SpanProcessor],
+        *,
+        resource: Resource | None = None,
+        failed: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self._processors = processors
+        self._failed = failed
+        self._log_again_at = 0.0
         self._resource = resource
         self._ids = _Ids()
         self._tracer: trace.Tracer | None = None
         self._lock = threading.Lock()
 
-    def emit(
+    def emit(self, name: str, attributes: Mapping[str, Any], **placed: Unpack[Placed]) -> None:
+        """Start and end the span `name`.
+
+        Here the host's thread enters the SDK: whatever fails is logged, at most once a minute, and told to
+        `failed`, and never raised.
+        """
+        try:
+            self._emit(name, attributes, **placed)
+        except Exception:
+            self._failed(name)
+            if time.monotonic() >= self._log_again_at:
+                self._log_again_at = time.monotonic() + LOG_INTERVAL
+                _logger.exception("an event could not be made: %s", name)
+
+    def _emit(
         self,
         name: str,
         attributes: Mapping[str, Any],
         *,
         trace_id: int,
-        span_id: int | None = None,
-        parent_span_id: int | None = None,
         start_us: int,
         end_us: int,
+        span_id: int | None = None,
+        parent_span_id: int | None = None,
         error: str | None = None,
     ) -> None:
-        """Start and end the span `name`; times are Unix microseconds, `error` describes a failed status."""
         tracer = self._tracer or self._make_tracer()
         self._ids.next_trace_id = trace_id
         self._ids.next_span_id = span_id or session_id.mint_span_id()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
@@ -179,3 +179,18 @@ def test_it_works_where_opentelemetry_is_disabled(kept: Kept, monkeypatch: pytes
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     emit(EventProvider([kept]))
     assert len(kept.spans) == 1
+
+
+def test_what_fails_in_the_sdk_never_reaches_the_host(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once a minute, and counted for each event."""
+
+    class Broken(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise MemoryError
+
+    failed: list[str] = []
+    provider = EventProvider([Broken()], failed=failed.append)
+    for _ in range(3):
+        provider.emit("conversation", {}, trace_id=1, start_us=1, end_us=2)
+    assert failed == ["conversation"] * 3
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [MemoryError]
