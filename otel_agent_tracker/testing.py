@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from threading import Lock
+from itertools import count
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -65,16 +66,18 @@ class FakeClock:
 
     def __init__(self, now: datetime | None = None) -> None:
         start = now or datetime(2024, 1, 19, 12, tzinfo=UTC)
-        self._now_us = (start - _EPOCH) // timedelta(microseconds=1)
+        self._moved_us = (start - _EPOCH) // timedelta(microseconds=1)
+        self._looks = count(1)  # takes no lock: a signal handler that looks may interrupt a look
+        self._looked = 0
         self._monotonic = 1000.0
-        self._lock = Lock()
+        self._lock = RLock()
         self._after: list[Callable[[], object]] = []
         self.clock = Clock(time_ns=self._look_ns, monotonic=lambda: self._monotonic)
 
     @property
     def now(self) -> datetime:
         """What time it is, in UTC."""
-        return _EPOCH + timedelta(microseconds=self._now_us)
+        return _EPOCH + timedelta(microseconds=self._moved_us + self._looked)
 
     def advance(self, *, hours: float = 0.0, minutes: float = 0.0, seconds: float = 0.0) -> None:
         """Let time pass; what is due when it has passed is done before this returns.
@@ -85,7 +88,7 @@ class FakeClock:
         if step < timedelta(0):
             raise ValueError(f"time does not go back, not even by {-step}")
         with self._lock:
-            self._now_us += step // timedelta(microseconds=1)
+            self._moved_us += step // timedelta(microseconds=1)
             self._monotonic += step.total_seconds()
         for settle in self._after:
             settle()
@@ -95,9 +98,8 @@ class FakeClock:
         self._after.append(settle)
 
     def _look_ns(self) -> int:
-        with self._lock:
-            self._now_us += 1
-            return self._now_us * 1000
+        self._looked = looked = next(self._looks)
+        return (self._moved_us + looked) * 1000
 
 
 class RecordedRequest(NamedTuple):

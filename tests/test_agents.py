@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.trace import Status, StatusCode
 
-from otel_agent_tracker import agents, semconv, session
-from otel_agent_tracker.agents import AgentSpanProcessor, watch
+from otel_agent_tracker import AgentPerformanceTracker, agents, semconv, session
+from otel_agent_tracker.agents import AgentSpanProcessor, add_toucher, remove_toucher, watch
+from otel_agent_tracker.testing import RecordedConversations
 from otel_agent_tracker.turns import Observed, with_observed
 from tests.event_spans import Kept
 from tests.hosts import host_provider
@@ -190,6 +194,137 @@ def test_other_spans_that_fail_do_not(host: Host, observed: Observed) -> None:
     assert observed.failure is None
 
 
+# --- touches ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="touched")
+def _touched() -> Iterator[list[str]]:
+    """The ids of the sessions that spans touched."""
+    touched: list[str] = []
+    add_toucher(touched.append)
+    yield touched
+    remove_toucher(touched.append)
+
+
+@pytest.mark.parametrize("key", [semconv.SESSION_ID, semconv.GEN_AI_CONVERSATION_ID])
+def test_a_span_that_carries_a_session_touches_it_at_its_end(
+    host: Host, touched: list[str], key: str
+) -> None:
+    """Whoever set the id, at its start or later."""
+    span = host.tracer.start_span("work")
+    span.set_attribute(key, "thread-7")
+    assert touched == []
+    span.end()
+    assert touched == ["thread-7"]
+
+
+def test_both_ids_of_a_span_are_touched_once_each(host: Host, touched: list[str]) -> None:
+    """One touch where they are the same."""
+    for conversation in ("thread-7", "thread-8"):
+        attributes = {semconv.SESSION_ID: "thread-7", semconv.GEN_AI_CONVERSATION_ID: conversation}
+        host.tracer.start_span("work", attributes=attributes).end()
+    assert sorted(touched) == ["thread-7", "thread-7", "thread-8"]
+
+
+def test_spans_without_a_session_touch_nothing(host: Host, touched: list[str]) -> None:
+    """Nor do ids that are no text."""
+    host.tracer.start_span("work", attributes={"a": 1}).end()
+    host.tracer.start_span("work", attributes={semconv.SESSION_ID: 7}).end()
+    assert touched == []
+
+
+def test_a_toucher_that_was_removed_is_not_called(host: Host) -> None:
+    """Added twice, it is removed by one call; removing it again does nothing."""
+    touched: list[str] = []
+    add_toucher(touched.append)
+    add_toucher(touched.append)
+    for _ in range(2):
+        remove_toucher(touched.append)
+    host.tracer.start_span("work", attributes={semconv.SESSION_ID: "thread-7"}).end()
+    assert touched == []
+
+
+def test_a_toucher_that_raises_never_reaches_the_host(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so once."""
+    monkeypatch.setattr(agents, "_told", set())
+
+    def fail(session: str) -> None:
+        raise RuntimeError(session)
+
+    add_toucher(fail)
+    try:
+        for _ in range(3):
+            host.tracer.start_span("work", attributes={semconv.SESSION_ID: "thread-7"}).end()
+    finally:
+        remove_toucher(fail)
+    assert len(host.kept.spans) == 3
+    assert caplog.text.count("could not be touched") == 1
+
+
+def test_a_span_of_the_host_keeps_its_session_alive(recorded_conversations: RecordedConversations) -> None:
+    """Nine hours after the last call, for another ten."""
+    clock, provider = recorded_conversations.clock, TracerProvider()
+    with host_provider(provider), AgentPerformanceTracker() as tracker:
+        watched, idle = tracker.start_conversation("bot"), tracker.start_conversation("bot")
+        clock.advance(hours=9)
+        with session(watched):
+            provider.get_tracer("another library").start_span("work").end()
+        clock.advance(hours=2)
+        live = [found is not None for found in map(tracker.get_live_session, (watched, idle))]
+    assert live == [True, False]
+    provider.shutdown()
+
+
+# --- interruptions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_signal_handler_that_makes_a_span_does_not_hang(host: Host, observed: Observed) -> None:
+    """While a span is being remembered on the same thread."""
+    host.processor._lock.acquire()
+    before = signal.signal(
+        signal.SIGALRM, lambda *_: host.tracer.start_span("chat", attributes=tokens(1)).end()
+    )
+    try:
+        finished = threading.Event()
+        watchdog = threading.Timer(10, lambda: finished.is_set() or os._exit(3))
+        watchdog.start()
+        signal.raise_signal(signal.SIGALRM)
+        finished.set()
+        watchdog.cancel()
+        watchdog.join()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        host.processor._lock.release()
+    assert observed.input_tokens == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(host: Host, observed: Observed) -> None:
+    """The thread that held the lock at the fork is not in the child."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with host.processor._lock:
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    if (child := os.fork()) == 0:
+        signal.alarm(10)
+        host.tracer.start_span("chat", attributes=tokens(1)).end()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert status == 0
+
+
 # --- never in the way ---------------------------------------------------------------------------------------
 
 
@@ -260,6 +395,37 @@ def test_the_global_provider_is_the_default() -> None:
         watch()
     assert len(provider._active_span_processor._span_processors) == 1
     assert isinstance(provider.get_tracer("host"), Tracer)
+    provider.shutdown()
+
+
+class Refusing(TracerProvider):
+    """A provider of a host that takes no processor, at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = True
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        if self.refuses:
+            raise RuntimeError("a mistake of the host")
+        super().add_span_processor(span_processor)
+
+
+def test_a_provider_that_raises_raises_nothing_into_the_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so once, and the provider is watched as soon as it can be."""
+    monkeypatch.setattr(agents, "_told", set())
+    provider = Refusing()
+    with host_provider(provider):
+        for _ in range(2):
+            with session("thread-7"):
+                pass
+        assert caplog.text.count("takes no span processor") == 1
+        provider.refuses = False
+        with session("thread-7"):
+            span = provider.get_tracer("host").start_span("a")
+    assert span.attributes == {semconv.SESSION_ID: "thread-7"}  # type: ignore[attr-defined]  # the SDK's has them
     provider.shutdown()
 
 

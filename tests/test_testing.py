@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from textwrap import dedent
 
@@ -140,3 +143,25 @@ def test_the_fixture_is_found_by_name(pytester: pytest.Pytester) -> None:
     examples = "\n".join(line for line in rest.splitlines() if line.startswith("    "))
     pytester.makepyfile("from otel_agent_tracker import AgentPerformanceTracker\n" + dedent(examples))
     pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no such signal here")
+def test_a_signal_handler_may_look_at_the_clock_during_a_look() -> None:
+    """The same thread, amid `time_ns`: it gets a later time, and hangs never."""
+    clock, seen = FakeClock(), list[int]()
+    before = signal.signal(signal.SIGALRM, lambda *_: seen.append(clock.clock.time_ns()))
+
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGALRM)
+
+    watchdog = threading.Timer(10, os._exit, (3,))
+    watchdog.start()
+    try:
+        sys.setprofile(interrupt)
+        seen.append(clock.clock.time_ns())
+    finally:
+        sys.setprofile(None)
+        watchdog.cancel()
+        watchdog.join()
+        signal.signal(signal.SIGALRM, before)
+    assert len(set(seen)) == len(seen) > 2
