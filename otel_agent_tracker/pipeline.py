@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from otel_agent_tracker import sdk_private
+from otel_agent_tracker.agents import add_toucher, remove_toucher
 from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
 from otel_agent_tracker.config import Config, Durability
 from otel_agent_tracker.entry import Entry
@@ -84,6 +85,7 @@ class Pipeline:
             user_id_policy=config.user_id,
             default_agent_id=config.agent_id or config.service_name,
         )
+        add_toucher(self.sessions.touch)
         _pipelines.add(self)
 
     def start_if_pending(self) -> None:
@@ -141,6 +143,7 @@ class Pipeline:
     def close(self) -> None:
         """Flush for a moment and stop; what is not delivered stays on disk. Idempotent."""
         self.stop()
+        remove_toucher(self.sessions.touch)
         self._provider.shutdown()
         self._journal.close()
 

@@ -118,7 +118,7 @@ def test_the_end_of_an_unknown_session_evicts_nobody() -> None:
 def test_an_enums_member_is_the_id_that_it_holds() -> None:
     """Its text is another than its value."""
 
-    class Agents(str, Enum):
+    class Agents(str, Enum):  # noqa: UP042 - StrEnum has the text that this one lacks
         SUPPORT = "support"
 
     with recording() as recorded, AgentPerformanceTracker(DEAD) as tracker:
