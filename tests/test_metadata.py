@@ -219,9 +219,9 @@ def test_hostile_values_cost_little(name: str) -> None:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    start = clock.perf_counter()
+    start = clock.thread_time()
     call()
-    return clock.perf_counter() - start
+    return clock.thread_time() - start
 
 
 def _forbidden(*_: object, **__: object) -> Any:

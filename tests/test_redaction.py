@@ -235,7 +235,7 @@ HOSTILE = (
 def test_hostile_texts_take_linear_time(piece: str) -> None:
     """64 KB of beginnings without an end take milliseconds; quadratic time would take seconds."""
     for text in (piece * (65_536 // len(piece)), piece + "a" * 65_536, "a" * 65_536 + piece):
-        start = time.perf_counter()
+        start = time.thread_time()
         redactor.text(text)
         redactor.json({text: 1})
-        assert time.perf_counter() - start < 0.5
+        assert time.thread_time() - start < 0.5
