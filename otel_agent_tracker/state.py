@@ -170,8 +170,8 @@ class State:
         return dict(self._connection.execute("SELECT segment, read_to FROM journal").fetchall())
 
     def set_offsets(self, offsets: Iterable[tuple[str, int]]) -> None:
-        """Remember how far segments have been read."""
-        self._connection.executemany("INSERT OR REPLACE INTO journal VALUES (?, ?)", offsets)
+        """Remember how far segments have been read; what has been read further stays so."""
+        self._connection.executemany(_PUT_OFFSET, offsets)
 
     def forget_segments(self, segments: Iterable[str]) -> None:
         """Segments were deleted."""

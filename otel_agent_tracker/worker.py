@@ -204,7 +204,7 @@ class Worker:
         offsets = state.offsets()
         for name in [name for name in self._frames if offsets.get(name, 0) < self._offsets.get(name, 0)]:
             self._absorbed -= self._frames.pop(name)
-        self._offsets = offsets
+        self._offsets = {name: offsets.get(name, 0) for name in self._frames}
         self._seen_seq = 0
         self._data_version = -1
         for request in self._flushing:
@@ -226,8 +226,10 @@ class Worker:
 
     def _absorb_segment(self, state: State, segment: Segment) -> None:
         name, is_own = segment.name, self._journal.is_own(segment)
+        if name not in self._offsets:  # a dead process had got somewhere with it, maybe only just now
+            self._offsets[name] = state.offsets().get(name, 0)
         while True:
-            start = self._offsets.get(name, 0)
+            start = self._offsets[name]
             read = segment.read(start)
             if read.payloads:
                 # read after the segment: what came before any of it and had to wait in memory is there by now

@@ -112,6 +112,13 @@ def test_what_was_committed_survives_the_connection(open_state: OpenState) -> No
     assert [second.offsets(), [row.event_id for row in second.pending(9)]] == [{"a": 7}, ["e1"]]
 
 
+def test_an_offset_is_never_lowered(state: State) -> None:
+    """What was stored once would be stored again."""
+    for offset in (7, 3):
+        state.set_offsets([("segment", offset)])
+    assert state.offsets() == {"segment": 7}
+
+
 def test_a_file_of_a_later_format_is_refused(open_state: OpenState, tmp_path: Path) -> None:
     """A newer release may be using it this moment: nothing in it is touched."""
     open_state().close()

@@ -659,6 +659,25 @@ def test_sessions_of_an_unread_journal_are_taken_over(make_host: MakeHost, now: 
     assert ended == [True, False]
 
 
+@pytest.mark.parametrize("starts_first", [True, False])
+def test_what_a_dead_process_had_delivered_is_not_taken_again(
+    make_host: MakeHost, now: FakeClock, starts_first: bool
+) -> None:
+    """Neither if its segment was unknown when this process began, nor if it had been read less far then."""
+    other, host = make_host(), make_host()
+    if starts_first:
+        other.start()
+        assert other.flush()
+    host.start()
+    assert host.flush()
+    other.start(3)
+    assert other.flush()
+    other.close()
+    share(host)
+    sent = [*host.tracker.sessions(), *other.tracker.sessions()]
+    assert [len(sent), len(set(sent)), host.books()["accepted"]] == [4 + starts_first] * 3
+
+
 # --- books --------------------------------------------------------------------------------------------------
 
 
