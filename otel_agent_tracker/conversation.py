@@ -9,7 +9,16 @@ import functools
 import inspect
 import logging
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast, overload
 
@@ -36,7 +45,7 @@ class Conversation(Block):
     """A conversation that lasts as long as its block; an exception in the block makes it failed.
 
     Made by a tracker's `conversation`; `session_id` is there once the block is entered. Nothing raises but
-    wrong arguments.
+    wrong arguments, and `turn` before the block.
     """
 
     def __init__(
@@ -52,7 +61,14 @@ class Conversation(Block):
         self._attached: Attached | None = None
 
     def turn(self) -> Turn:
-        """A block for one request to the agent and its answer."""
+        """A block for one request to the agent and its answer.
+
+        Raises RuntimeError before the conversation's own block is entered.
+        """
+        if not self.session_id:
+            raise RuntimeError(
+                "the conversation has not begun: call turn() inside `with tracker.conversation(...) as ...:`"
+            )
         return Turn(self._pipeline, self.session_id, agent_id=self.agent_id, user_id=self._user_id)
 
     def rate(self, quality_score: int, feedback: str | None = None) -> None:
@@ -106,7 +122,8 @@ class Turn(Block):
 
     Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what
     frameworks do nests in it. An exception makes the turn failed, a cancellation cancelled. It reports itself
-    once, when the block is left, or when the stream it was given has ended.
+    once, when the block is left, or when the stream it was given has ended. Entering its block a second time
+    raises RuntimeError.
     """
 
     def __init__(
@@ -152,14 +169,20 @@ class Turn(Block):
     ) -> Iterator[_Chunk] | AsyncIterator[_Chunk]:
         """The chunks, with the turn kept open until they end, are closed, or fail.
 
-        The block may be left before; the first chunk's time is the time to first token.
+        The block may be left before; the first chunk's time is the time to first token. A stream that is closed,
+        or dropped, before its first chunk makes the turn cancelled.
         """
+        stream = (
+            _AsyncStream(self, aiter(chunks))
+            if isinstance(chunks, AsyncIterable)
+            else _Stream(self, iter(chunks))
+        )
         self._streams += 1
-        if isinstance(chunks, AsyncIterable):
-            return self._astream(aiter(chunks))
-        return self._stream(iter(chunks))
+        return stream
 
     def _enter(self) -> None:
+        if self.turn_id:
+            raise RuntimeError("a turn is one request and its answer: make a new one for the next request")
         watch()
         agent_id = self._agent_id or self._known_agent_id()
         parent = trace.get_current_span().get_span_context()
@@ -181,7 +204,7 @@ class Turn(Block):
 
     # --- streams --------------------------------------------------------------------------------------------
 
-    def _stream(self, chunks: Iterator[_Chunk]) -> Iterator[_Chunk]:
+    def _stream(self, chunks: Iterator[_Chunk]) -> Generator[_Chunk, None, None]:
         try:
             while True:
                 attached = Attached(self._context)
@@ -200,7 +223,7 @@ class Turn(Block):
             _close(chunks)
             self._end_stream()
 
-    async def _astream(self, chunks: AsyncIterator[_Chunk]) -> AsyncIterator[_Chunk]:
+    async def _astream(self, chunks: AsyncIterator[_Chunk]) -> AsyncGenerator[_Chunk, None]:
         try:
             while True:
                 attached = Attached(self._context)
@@ -222,6 +245,11 @@ class Turn(Block):
     def _note_chunk(self) -> None:
         if self._first_chunk_us is None:
             self._first_chunk_us = self._now_us()
+
+    def _end_unbegun_stream(self) -> None:
+        if self._status is None:
+            self.cancel()
+        self._end_stream()
 
     def _end_stream(self) -> None:
         self._streams -= 1
@@ -316,10 +344,67 @@ class Turn(Block):
         return self._pipeline.clock.time_ns() // 1000
 
 
+class _Stream(Iterator[_Chunk]):
+    """A turn's stream. A generator alone would run none of its code if it is closed before it has begun."""
+
+    def __init__(self, turn: Turn, chunks: Iterator[_Chunk]) -> None:
+        self._turn = turn
+        self._chunks = chunks
+        self._generator = turn._stream(chunks)
+        self._begun = False
+
+    def __next__(self) -> _Chunk:
+        self._begun = True
+        return next(self._generator)
+
+    def close(self) -> None:
+        """End the stream and the source of its chunks; idempotent."""
+        self._generator.close()
+        if not self._begun:
+            self._begun = True
+            try:
+                _close(self._chunks)
+            finally:
+                self._turn._end_unbegun_stream()
+
+    def __del__(self) -> None:
+        if not self._begun:
+            self._turn._end_unbegun_stream()
+
+
+class _AsyncStream(AsyncIterator[_Chunk]):
+    """The same for ``async for``."""
+
+    def __init__(self, turn: Turn, chunks: AsyncIterator[_Chunk]) -> None:
+        self._turn = turn
+        self._chunks = chunks
+        self._generator = turn._astream(chunks)
+        self._begun = False
+
+    async def __anext__(self) -> _Chunk:
+        self._begun = True
+        return await anext(self._generator)
+
+    async def aclose(self) -> None:
+        """End the stream and the source of its chunks; idempotent."""
+        await self._generator.aclose()
+        if not self._begun:
+            self._begun = True
+            try:
+                await _aclose(self._chunks)
+            finally:
+                self._turn._end_unbegun_stream()
+
+    def __del__(self) -> None:
+        if not self._begun:
+            self._turn._end_unbegun_stream()
+
+
 class session(Block):  # noqa: N801 - a context manager that reads as a word
     """Everything inside belongs to this session: every span of every library gets its ids.
 
-    A context manager and a decorator, sync and async; it starts and ends nothing. Raises ValueError or TypeError
+    A context manager and a decorator, sync and async, though not of generator functions; it starts and ends
+    nothing. Raises ValueError or TypeError
     for ids that are not accepted.
     """
 
@@ -339,7 +424,15 @@ class session(Block):  # noqa: N801 - a context manager that reads as a word
         self._attached.pop().detach()
 
     def __call__(self, function: _Function) -> _Function:
-        """The function, run inside the session at each call."""
+        """The function, run inside the session at each call.
+
+        Raises TypeError for a generator function: its code runs between the calls.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"@session would leave what {function!r} yields outside: it is a generator function; "
+                "write `with session(...):` inside it"
+            )
         scope = self._scope
         if inspect.iscoroutinefunction(function):
 

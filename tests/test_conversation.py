@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv
+from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv, session
 from tests.hosts import host_provider, tracker_answer
 from tests.scripted_server import ScriptedServer, respond
 
@@ -23,9 +23,9 @@ class Desk:
         self._server = server
         self.tracker = tracker
 
-    def turn(self, session: str = "thread-7") -> Turn:
+    def turn(self, session_id: str = "thread-7") -> Turn:
         """A turn that begins now."""
-        return self.tracker.turn(session, agent_id="bot")
+        return self.tracker.turn(session_id, agent_id="bot")
 
     def sent(self, name: str) -> list[dict[str, Any]]:
         """The bodies that went to ``/conversations/{name}``."""
@@ -241,3 +241,68 @@ def test_a_stream_is_read_inside_the_turn(desk: Desk) -> None:
         assert not trace.get_current_span().get_span_context().is_valid
     assert turn.turn_id.endswith(inside)
     provider.shutdown()
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_stream_that_is_never_begun_cancels_the_turn(desk: Desk, drop: bool) -> None:
+    """Closed or only dropped, before its first chunk; closed, its source is closed, too."""
+    source = chunks()
+    with desk.turn() as turn:
+        stream = turn.stream(source)
+    if not drop:
+        stream.close()  # type: ignore[attr-defined]  # it has one, like a generator
+        assert list(source) == []
+        assert list(stream) == []
+    del stream
+    assert desk.only("turn")["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_an_asynchronous_stream_that_is_never_begun_cancels_the_turn(desk: Desk, drop: bool) -> None:
+    """As without asyncio."""
+
+    async def main() -> None:
+        source = async_chunks()
+        async with desk.turn() as turn:
+            stream = turn.stream(source)
+        if not drop:
+            await stream.aclose()  # type: ignore[attr-defined]  # it has one, like a generator
+            assert [number async for number in source] == []
+            assert [number async for number in stream] == []
+
+    asyncio.run(main())
+    assert desk.only("turn")["status"] == "cancelled"
+
+
+def test_what_was_said_of_a_turn_stands_when_its_stream_is_never_begun(desk: Desk) -> None:
+    """Only a turn of which nothing is known is cancelled by it."""
+    with desk.turn() as turn:
+        turn.fail("out of cats")
+        turn.stream(chunks())
+    assert desk.only("turn")["error_message"] == "out of cats"
+
+
+# --- blocks in the wrong place --------------------------------------------------------------------------------
+
+
+def test_a_conversation_that_has_not_begun_has_no_turns(desk: Desk) -> None:
+    """It has no id yet; the message says what to do."""
+    with pytest.raises(RuntimeError, match="inside `with"):
+        desk.tracker.conversation("bot").turn()
+
+
+def test_a_turn_is_entered_once(desk: Desk) -> None:
+    """Another request is another turn; the first is reported once."""
+    turn = desk.turn()
+    with turn:
+        pass
+    with pytest.raises(RuntimeError, match="make a new one"), turn:
+        pass
+    assert desk.only("turn")["turn_id"] == turn.turn_id
+
+
+def test_a_generator_function_is_not_decorated() -> None:
+    """It would stamp nothing; the message says what to do instead."""
+    for function in (chunks, async_chunks):
+        with pytest.raises(TypeError, match=r"inside it"):
+            session("thread-7")(function)
