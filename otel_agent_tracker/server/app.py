@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from otel_agent_tracker.semconv import VERSION
-from otel_agent_tracker.server import dashboard, reference, routes
+from otel_agent_tracker.server import dashboard, login, reference, routes
 from otel_agent_tracker.server.guard import Guard, Logins, unavailable
 from otel_agent_tracker.server.limits import BodyLimit, SecurityHeaders
 from otel_agent_tracker.server.selection import InvalidCursor
@@ -60,6 +60,7 @@ def create_app(
     app.state.logins = logins
     app.include_router(routes.router)
     dashboard.install(app)
+    login.install(app)
     reference.install(app)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(InvalidCursor, _answer_invalid_cursor)

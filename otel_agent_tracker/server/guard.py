@@ -7,7 +7,8 @@ name that it makes resolve to 127.0.0.1.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
 from threading import Lock
@@ -17,21 +18,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from otel_agent_tracker.server.keys import Keys
+from otel_agent_tracker.server.keys import Keys, digest_of
+from otel_agent_tracker.server.rendering import render
 
-__all__ = ["COOKIE", "Guard", "Logins", "unavailable"]
+__all__ = ["COOKIE", "Guard", "Logins", "demand_key", "unavailable"]
 
 COOKIE = "otel_agent_tracker"
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login"})
+# The style sheet is in the package for all to read, and the form for a key needs it.
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/static/style.css"})
 _PAGE_PATHS = ("/static/", "/docs", "/openapi.json")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A browser's session: of the key with this digest, or of a one-time token."""
+
+    key_digest: bytes | None
+
+
 class Logins:
-    """One-time tokens, each good for one session of a browser; both die with the process."""
+    """One-time tokens, each good for one session, and the sessions of browsers; all die with the process."""
 
     def __init__(self) -> None:
         self._tokens: set[str] = set()
-        self._sessions: set[str] = set()
+        self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
     def offer(self) -> str:
@@ -48,14 +58,23 @@ class Logins:
             if known is None:
                 return None
             self._tokens.discard(known)
-            session = secrets.token_urlsafe(32)
-            self._sessions.add(session)
-        return session
+        return self._open(Session(key_digest=None))
 
-    def knows(self, session: str) -> bool:
-        """Whether a token opened this session."""
+    def open(self, key: bytes) -> str:
+        """A session for whoever has this key, which the caller has checked."""
+        return self._open(Session(key_digest=digest_of(key)))
+
+    def find(self, session: str) -> Session | None:
+        """The session that was opened under this name."""
         with self._lock:
-            return _find(self._sessions, session) is not None
+            known = _find(self._sessions, session)
+            return None if known is None else self._sessions[known]
+
+    def _open(self, session: Session) -> str:
+        name = secrets.token_urlsafe(32)
+        with self._lock:
+            self._sessions[name] = session
+        return name
 
 
 class Guard:
@@ -102,9 +121,9 @@ class Guard:
             named = _headers(scope, b"host")
             return self._default_project if _is_one_of(named, self._open_to) else _refuse_host()
         project_id = self._project_of_key(scope)
-        if project_id is None and _is_page(scope) and self._has_session(scope):
-            return self._default_project
-        return _demand_key() if project_id is None else project_id
+        if project_id is None and _is_page(scope):
+            project_id = self._project_of_session(scope)
+        return demand_key(scope) if project_id is None else project_id
 
     def _project_of_key(self, scope: Scope) -> int | None:
         given = _headers(scope, b"authorization")
@@ -114,19 +133,34 @@ class Guard:
         key = key.strip(b" ")
         return self._keys.project_of(key) if scheme.lower() == b"bearer" and key else None
 
-    def _has_session(self, scope: Scope) -> bool:
+    def _project_of_session(self, scope: Scope) -> int | None:
+        """A link shows the default project, a key its own for as long as it is valid."""
+        session = self._session(scope)
+        if session is None:
+            return None
+        digest = session.key_digest
+        return self._default_project if digest is None else self._keys.project_of_digest(digest)
+
+    def _session(self, scope: Scope) -> Session | None:
         cookies: SimpleCookie = SimpleCookie()
         try:
             for header in _headers(scope, b"cookie"):
                 cookies.load(header.decode("latin-1"))
         except CookieError:
-            return False
-        return COOKIE in cookies and self._logins.knows(cookies[COOKIE].value)
+            return None
+        return self._logins.find(cookies[COOKIE].value) if COOKIE in cookies else None
 
 
 def unavailable() -> Response:
     """The database cannot answer at the moment; the same request may succeed in a second."""
     return JSONResponse({"detail": "the database is busy or away"}, 503, _TRY_AGAIN)
+
+
+def demand_key(scope: Scope, reason: str = "an API key is needed") -> Response:
+    """401: a form for a key where a browser asks for a page, else JSON."""
+    if _is_for_people(scope):
+        return render("login.html", 401, dict(_CHALLENGE), reason=reason)
+    return JSONResponse({"detail": reason}, 401, _CHALLENGE)
 
 
 def _headers(scope: Scope, name: bytes) -> list[bytes]:
@@ -137,6 +171,11 @@ def _is_page(scope: Scope) -> bool:
     return scope["method"] in ("GET", "HEAD") and (
         scope["path"] == "/" or scope["path"].startswith(_PAGE_PATHS)
     )
+
+
+def _is_for_people(scope: Scope) -> bool:
+    accepted = b",".join(_headers(scope, b"accept"))
+    return b"text/html" in accepted and (scope["path"] == "/login" or _is_page(scope))
 
 
 def _is_one_of(named: list[bytes], accepted: frozenset[str]) -> bool:
@@ -153,11 +192,7 @@ def _refuse_host() -> Response:
     return JSONResponse({"detail": "this host name is not this tracker's"}, 421)
 
 
-def _demand_key() -> Response:
-    return JSONResponse({"detail": "an API key is needed"}, 401, _CHALLENGE)
-
-
-def _find(known: set[str], given: str) -> str | None:
+def _find(known: Collection[str], given: str) -> str | None:
     """The equal one; the time it takes tells nothing of how near the others are."""
     found = None
     for each in known:

@@ -16,7 +16,7 @@ from otel_agent_tracker.arguments import identifier
 from otel_agent_tracker.server import tables
 from otel_agent_tracker.server.database import Database, insert_or_ignore
 
-__all__ = ["DEFAULT_PROJECT", "KeyInfo", "Keys"]
+__all__ = ["DEFAULT_PROJECT", "KeyInfo", "Keys", "digest_of"]
 
 DEFAULT_PROJECT = "default"
 PREFIX_LENGTH = 12
@@ -63,7 +63,7 @@ class Keys:
                 project_id=project_id,
                 name=name,
                 prefix=key[:PREFIX_LENGTH],
-                digest=_digest(key.encode()).hex(),
+                digest=digest_of(key.encode()).hex(),
                 created_us=self._now_us(),
             )
             connection.execute(row)
@@ -114,7 +114,11 @@ class Keys:
 
     def project_of(self, key: bytes) -> int | None:
         """The project that a key opens, as of `refresh`; None for a key that is not valid."""
-        digest, project_id = _digest(key), None
+        return self.project_of_digest(digest_of(key))
+
+    def project_of_digest(self, digest: bytes) -> int | None:
+        """The project that the key with this digest opens, as `project_of` tells it."""
+        project_id = None
         for known, its_project in self._known.valid:
             if compare_digest(known, digest):
                 project_id = its_project
@@ -157,5 +161,6 @@ class Keys:
             self._known = _Known(float("-inf"), ever_made=True, valid=())
 
 
-def _digest(key: bytes) -> bytes:
+def digest_of(key: bytes) -> bytes:
+    """What is kept of a key."""
     return sha256(key).digest()

@@ -9,9 +9,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY_BYTES", "BodyLimit", "SecurityHeaders"]
+__all__ = ["MAX_BODY_BYTES", "MAX_FORM_BYTES", "BodyLimit", "SecurityHeaders"]
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_FORM_BYTES = 4096  # of the form for a key, which anyone may send
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -40,44 +41,13 @@ class BodyLimit:
         if encoding not in (b"identity", b"gzip", b""):
             return _refuse(415, "Content-Encoding must be identity or gzip")
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and (len(length) > 18 or int(length) > self._max_bytes):
-            return self._too_large()
-        body = await self._receive(receive)
+        limit = min(self._max_bytes, MAX_FORM_BYTES) if scope["path"] == "/login" else self._max_bytes
+        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+            return _too_large(limit)
+        body = await _receive(receive, limit)
         if body is None:
-            return self._too_large()
-        return body if encoding != b"gzip" else await run_in_threadpool(self._unpack, body)
-
-    async def _receive(self, receive: Receive) -> bytes | None:
-        """The body as it comes; None once it is too large."""
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._max_bytes:
-                return None
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
-
-    def _unpack(self, packed: bytes) -> bytes | Response:
-        unpacked = b""
-        try:
-            while packed:
-                member = zlib.decompressobj(_GZIP)
-                unpacked += member.decompress(packed, self._max_bytes + 1 - len(unpacked))
-                if len(unpacked) > self._max_bytes:
-                    return self._too_large()
-                if not member.eof:
-                    return _refuse(400, "the body is no complete gzip")
-                packed = member.unused_data
-        except zlib.error:
-            return _refuse(400, "the body is no gzip")
-        return unpacked
-
-    def _too_large(self) -> Response:
-        return _refuse(413, f"the body must not be larger than {self._max_bytes} bytes")
+            return _too_large(limit)
+        return body if encoding != b"gzip" else await run_in_threadpool(_unpack, body, limit)
 
 
 class SecurityHeaders:
@@ -99,6 +69,41 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+async def _receive(receive: Receive, limit: int) -> bytes | None:
+    """The body as it comes; None once it is too large."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _unpack(packed: bytes, limit: int) -> bytes | Response:
+    unpacked = b""
+    try:
+        while packed:
+            member = zlib.decompressobj(_GZIP)
+            unpacked += member.decompress(packed, limit + 1 - len(unpacked))
+            if len(unpacked) > limit:
+                return _too_large(limit)
+            if not member.eof:
+                return _refuse(400, "the body is no complete gzip")
+            packed = member.unused_data
+    except zlib.error:
+        return _refuse(400, "the body is no gzip")
+    return unpacked
+
+
+def _too_large(limit: int) -> Response:
+    return _refuse(413, f"the body must not be larger than {limit} bytes")
 
 
 def _refuse(status: int, detail: str) -> Response:
@@ -123,7 +128,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer browsers do not say where a form came from
     "Cache-Control": "no-store",
 }
 _POLICY = (

@@ -29,7 +29,7 @@ def test_without_keys_this_machine_may_do_anything(open_client: Client) -> None:
 
 
 def test_from_the_first_key_on_a_key_is_needed(open_client: Client, store: Store) -> None:
-    """For everything but the two health checks."""
+    """For everything but the two health checks, the way in and its style sheet."""
     open_client.tell(start("s1"))
     key = store.keys.create()
     for path in (
@@ -38,7 +38,7 @@ def test_from_the_first_key_on_a_key_is_needed(open_client: Client, store: Store
         "/",
         "/docs",
         "/openapi.json",
-        "/static/style.css",
+        "/static/reference.js",
         "/nope",
     ):
         answer = open_client.get(path)
