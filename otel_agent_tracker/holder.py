@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from otel_agent_tracker import arguments
+from otel_agent_tracker.agents import watch
 from otel_agent_tracker.config import ApiKey, Options, resolve
 from otel_agent_tracker.exceptions import TrackerUnavailable
 from otel_agent_tracker.pipeline import Pipeline, acquire, is_substituted
@@ -34,6 +35,7 @@ class Holder:
         self._config = resolve({"url": base_url, "api_key": api_key, **options})
         self._pipeline: Pipeline = acquire(self._config)
         self._held = True
+        watch()
 
     def _release(self) -> None:
         if self._held:
@@ -73,7 +75,7 @@ class Synchronous(Holder):
     def close(self) -> None:
         """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
         self._release()
-        if self._client is not None:
+        if self._client is not None and self._client_pid == os.getpid():
             self._client.close()
 
     def __enter__(self) -> Self:
@@ -96,6 +98,7 @@ class Asynchronous(Holder):
     """Asks and waits without blocking the loop."""
 
     _client: AsyncTrackerClient | None = None
+    _client_pid = 0
 
     async def delivery_stats(self) -> dict[str, Any]:
         """What was accepted and what became of it: accepted = delivered + pending + dead_lettered + dropped."""
@@ -112,7 +115,7 @@ class Asynchronous(Holder):
     async def close(self) -> None:
         """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
         await _in_thread(self._release)
-        if self._client is not None:
+        if self._client is not None and self._client_pid == os.getpid():
             await self._client.close()
 
     async def __aenter__(self) -> Self:
@@ -123,10 +126,10 @@ class Asynchronous(Holder):
 
     async def _ask(self, query: Query) -> Json | None:
         """The tracker's JSON object, None on 404. Raises TrackerUnavailable."""
-        if self._client is None:
+        if self._client is None or self._client_pid != os.getpid():
             from otel_agent_tracker.client import AsyncTrackerClient  # whoever never asks does not pay for it
 
-            self._client = AsyncTrackerClient(**self._client_options())
+            self._client, self._client_pid = AsyncTrackerClient(**self._client_options()), os.getpid()
         return await self._client.get(query.path, query.query)
 
 

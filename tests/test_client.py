@@ -1127,7 +1127,7 @@ def test_an_otlp_export_carries_the_given_headers_and_not_our_key() -> None:
         (protobuf_reply(0), Delivered()),
         (protobuf_reply(0, "a warning"), Delivered()),
         (reply(200, b"\xff\xff", headers={"Content-Type": "application/x-protobuf"}), Delivered()),
-        (protobuf_reply(3, "too\nold"), Refused(200, "3 spans rejected: too old")),
+        (protobuf_reply(3, "too\nold"), Delivered()),
         (reply(429, headers={"Retry-After": "5"}), Retry("status 429", 5.0)),
         (reply(502), Retry("status 502")),
         (reply(503), Retry("status 503")),
@@ -1141,8 +1141,15 @@ def test_an_otlp_export_carries_the_given_headers_and_not_our_key() -> None:
     ],
 )
 def test_otlp_answers_are_judged_by_the_otlp_table(action: Action, result: Result) -> None:
-    """Only 429, 502, 503 and 504 are temporary; a partial success is a refusal of what it rejects."""
+    """Only 429, 502, 503 and 504 are temporary; a partial success is final."""
     assert post_otlp(action) == result
+
+
+def test_spans_that_an_otlp_endpoint_rejects_are_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """How many, and why, on one line; nothing is sent again."""
+    assert post_otlp(protobuf_reply(3, "too\nold")) == Delivered()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["the OTLP endpoint rejected 3 spans: too old"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
+import signal
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -448,3 +450,24 @@ def test_session_refuses_wrong_ids(session: str) -> None:
     """When it is made, not when it is entered."""
     with pytest.raises(ValueError, match="session_id must"):
         otel_agent_tracker.session(session)
+
+
+# --- forks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_asks_over_its_own_connection(make_tracker: MakeTracker) -> None:
+    """The parent's client stays the parent's, open and usable."""
+    with ScriptedServer(reply(404)) as server:
+        tracker = make_tracker(server.url)
+        tracker.get_session_info("thread-7")
+        before = tracker._client
+        if (child := os.fork()) == 0:
+            signal.alarm(10)
+            tracker.get_session_info("thread-7")
+            os._exit(0 if tracker._client is not before else 1)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        tracker.get_session_info("thread-7")
+        assert tracker._client is before

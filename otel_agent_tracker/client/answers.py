@@ -5,6 +5,7 @@ Nothing here does I/O; the synchronous and the asynchronous client judge by the 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ __all__ = [
     "retry_after_seconds",
     "single_result",
 ]
+
+_logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_EXCERPT_LENGTH = 500
@@ -133,7 +136,7 @@ def batch_results(answer: Answer, event_ids: Sequence[str]) -> Result | list[Res
 def otlp_result(answer: Answer) -> Result:
     """What became of an OTLP/HTTP export, by the OTLP specification's table.
 
-    Unlike there, a 404, 405 or 501 blames the address and not the spans.
+    A partial success is final: nothing of it may be sent again. Unlike there, a 404, 405 or 501 blames the address and not the spans.
     """
     match answer.status:
         case _ if answer.is_success:
@@ -251,10 +254,10 @@ def _partial_success(answer: Answer) -> Result:
         partial = ExportTraceServiceResponse.FromString(answer.body).partial_success
     except DecodeError:
         return Delivered()
-    if partial.rejected_spans <= 0:
-        return Delivered()
-    reason = f"{partial.rejected_spans} spans rejected: {partial.error_message}"
-    return Refused(answer.status, excerpt(reason, answer.secrets))
+    if partial.rejected_spans > 0:
+        reason = excerpt(partial.error_message, answer.secrets)
+        _logger.warning("the OTLP endpoint rejected %d spans: %s", partial.rejected_spans, reason)
+    return Delivered()
 
 
 def _capabilities(content: object) -> Capabilities:
