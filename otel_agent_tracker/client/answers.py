@@ -136,7 +136,8 @@ def batch_results(answer: Answer, event_ids: Sequence[str]) -> Result | list[Res
 def otlp_result(answer: Answer) -> Result:
     """What became of an OTLP/HTTP export, by the OTLP specification's table.
 
-    A partial success is final: nothing of it may be sent again. Unlike there, a 404, 405 or 501 blames the address and not the spans.
+    A partial success is final: nothing of it may be sent again. Unlike there, a 404, 405 or 501 blames the
+    address and not the spans.
     """
     match answer.status:
         case _ if answer.is_success:
