@@ -60,7 +60,7 @@ endef
 
 $(READY): pyproject.toml
 	$(call make_environment,$(VENV))
-	@echo "Installing otel-agent-tracker, what it needs and what its tests need"
+	@echo "Installing otel-agent-tracker, what it needs and what its tests need (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@touch $@
 

@@ -17,7 +17,7 @@ __all__ = ["main"]
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples(
         "otel-agent-tracker serve",
-        "AGENT_TRACKER_URL=http://127.0.0.1:8700 otel-agent-tracker doctor",
+        "AGENT_TRACKER_URL=http://localhost:8700 otel-agent-tracker doctor",
         "otel-agent-tracker conversations list --active",
         "otel-agent-tracker outbox status",
     ),

@@ -11,13 +11,14 @@ import click
 
 from otel_agent_tracker import queries, wire
 from otel_agent_tracker.cli.commands import Group, examples
-from otel_agent_tracker.cli.options import as_json, configured, connected, destination
+from otel_agent_tracker.cli.options import WholeNumber, as_json, configured, connected, destination
 from otel_agent_tracker.cli.output import (
     duration,
     local_time,
     output,
     plain,
     print_json,
+    print_table,
     progress,
     properties,
     table,
@@ -73,7 +74,7 @@ def _moment(text: str) -> datetime | None:
     "--since", callback=_since, metavar="WHEN", help="Only those started since: 90m, 24h, 7d, 2026-01-31."
 )
 @click.option("--active", is_flag=True, help="Only those without an outcome; every tracker answers this.")
-@click.option("--limit", default=50, type=click.IntRange(1, 100_000), help="At most so many, newest first.")
+@click.option("--limit", default=50, type=WholeNumber(1, 100_000), help="At most so many, newest first.")
 @destination
 @as_json
 def list_conversations(
@@ -106,6 +107,7 @@ def list_conversations(
 
 @command.command(
     "show",
+    short_help="Show the newest conversation of a session.",
     epilog=examples("otel-agent-tracker conversations show support-bot_1674123456_a1b2c3d4e5f60718"),
 )
 @click.argument("session_id")
@@ -155,18 +157,17 @@ def _print_list(found: list[Json], total: int) -> None:
     if not found:
         click.echo("No conversation is like that.")
         return
-    shown = table("Session", "Agent", "Status", "Quality", "Turns", "Started", numbers=("Quality", "Turns"))
-    shown.columns[2].no_wrap = shown.columns[5].no_wrap = True
+    shown = table("Started", "Agent", "Status", "Quality", "Turns", "Session", numbers=("Quality", "Turns"))
     for each in found:
         shown.add_row(
-            plain(each.get("session_id")),
+            plain(local_time(each.get("start_time"))[:16]),
             plain(each.get("agent_id")),
             _status(each),
             _quality(each),
             plain("" if each.get("turns") is None else each["turns"]),
-            plain(local_time(each.get("start_time"))[:16]),
+            plain(each.get("session_id")),
         )
-    output().print(shown)
+    print_table(shown)
     if total > len(found):
         click.echo(f"{len(found)} of {total}; more with --limit.", err=True)
 
@@ -189,7 +190,7 @@ def _print_one(found: Json) -> None:
                 plain(local_time(each.get("end_time"))),
             )
         console.print()
-        console.print(shown)
+        print_table(shown)
 
 
 def _properties(found: Json) -> Json:

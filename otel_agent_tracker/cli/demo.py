@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from otel_agent_tracker.cli.commands import examples
+from otel_agent_tracker.cli.options import WholeNumber
 
 __all__ = ["command"]
 
@@ -13,9 +14,7 @@ __all__ = ["command"]
 @click.option(
     "--exit", "leave", is_flag=True, help="Leave when all is compared, instead of serving the page."
 )
-@click.option(
-    "--port", default=0, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
-)
+@click.option("--port", default=0, show_default=True, type=WholeNumber(0, 65535), help="0 takes a free one.")
 @click.pass_context
 def command(context: click.Context, leave: bool, port: int) -> None:
     """Let real agents work, and see them in a tracker.
@@ -23,6 +22,7 @@ def command(context: click.Context, leave: bool, port: int) -> None:
     A tracker on loopback hears of the conversations that agents hold; what it then says is compared with what
     they did. It needs no API key and no network, and leaves nothing behind. Exit code 1: the two differ.
     """
+    click.echo("Starting a tracker and agents …")  # what is imported now takes its time
     from otel_agent_tracker.demo import run
 
     try:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from otel_agent_tracker.cli.commands import Group, examples
 from otel_agent_tracker.cli.options import as_json
-from otel_agent_tracker.cli.output import print_json
+from otel_agent_tracker.cli.output import plain, print_json, print_table, table
 
 if TYPE_CHECKING:
     from otel_agent_tracker.server.keys import KeyInfo
     from otel_agent_tracker.server.store import Store
 
 __all__ = ["command"]
+
+LEAST_OF_A_KEY = 6  # characters, below which a slip would find some key
 
 _database = click.option(
     "--database",
@@ -42,56 +42,95 @@ def command() -> None:
 @_database
 def create(project: str, name: str | None, database: str | None) -> None:
     """Make a key and show it, this once."""
-    with _open(database) as store:
+    with _opened(database, make=True) as (store, shown):
         try:
             key = store.keys.create(project, name)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--project") from error
     click.echo(key)
-    click.echo("It is not shown again. Agents find it in AGENT_TRACKER_API_KEY.", err=True)
+    click.echo(f"Made in {shown}. It is not shown again; agents find it in AGENT_TRACKER_API_KEY.", err=True)
 
 
-@command.command("list", epilog=examples("otel-agent-tracker keys list --json"))
+@command.command(
+    "list",
+    short_help="Show the keys by their first characters.",
+    epilog=examples("otel-agent-tracker keys list --json"),
+)
 @_database
 @as_json
 def list_keys(database: str | None, as_json: bool) -> None:
     """Show the keys by their first characters, with project, name and use."""
-    with _open(database) as store:
+    with _opened(database) as (store, _):
         keys = store.keys.list()
     if as_json:
         print_json({"keys": [_told(key) for key in keys]})
-        return
-    table = Table("Key", "Project", "Name", "Made", "Last used", "Revoked")
-    for key in keys:
-        table.add_row(*_cells(key))
-    Console(highlight=False).print(table if keys else "No key was made yet.")
+    elif not keys:
+        click.echo("No key was made yet.")
+    else:
+        shown = table("Key", "Project", "Name", "Made", "Last used", "Revoked")
+        for key in keys:
+            shown.add_row(*map(plain, _cells(key)))
+        print_table(shown)
 
 
 @command.command("revoke", epilog=examples("otel-agent-tracker keys revoke oat_1a2b3c4d"))
 @click.argument("prefix")
 @_database
 def revoke(prefix: str, database: str | None) -> None:
-    """Revoke the key that begins with PREFIX."""
-    with _open(database) as store:
-        revoked = store.keys.revoke(prefix)
-    if not revoked:
-        raise click.ClickException("no valid key begins so, or more than one does; `keys list` shows them")
-    click.echo("Revoked.")
+    """Revoke the key that begins with PREFIX, of at least 6 characters."""
+    if len(prefix) < LEAST_OF_A_KEY:
+        raise click.BadParameter(
+            f"{prefix!r} is too short: give at least {LEAST_OF_A_KEY} characters of the key, as `keys list` "
+            "shows it.",
+            param_hint="PREFIX",
+        )
+    with _opened(database) as (store, _):
+        key = _only_key(store.keys.list(), prefix)
+        is_revoked = store.keys.revoke(key.prefix)
+    if not is_revoked:
+        raise click.ClickException(f"{key.prefix}… was revoked meanwhile.")
+    name = f" ({key.name})" if key.name else ""
+    click.echo(f"Revoked {key.prefix}…{name} of project {key.project}.")
 
 
 @contextmanager
-def _open(database: str | None) -> Iterator[Store]:
+def _opened(database: str | None, *, make: bool = False) -> Iterator[tuple[Store, str]]:
+    """The store of the database and how the database may be shown; `make` allows a new one."""
     from otel_agent_tracker.server.database import Database, default_path
+    from otel_agent_tracker.server.opening import usable
     from otel_agent_tracker.server.store import Store
 
     try:
-        store = Store(Database(database or str(default_path())))
-    except (ValueError, RuntimeError) as error:
+        opened = Database(database or str(default_path()))
+    except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--database") from error
     try:
-        yield store
-    finally:
-        store.close()
+        with usable(opened), closing(opened):
+            if not make and opened.path is not None:
+                opened.path.stat()  # a missing file is an error here, and no reason to make one
+            yield Store(opened), opened.shown
+    except RuntimeError as error:
+        raise click.ClickException(f"--database {error}") from error
+
+
+def _only_key(keys: list[KeyInfo], prefix: str) -> KeyInfo:
+    """The valid key that begins so; ClickException if none does, or several do."""
+    found = [key for key in keys if _begins(key, prefix)]
+    valid = [key for key in found if key.revoked_us is None]
+    if len(valid) == 1:
+        return valid[0]
+    if valid:
+        raise click.ClickException(
+            f"{len(valid)} keys begin with {prefix!r}: {', '.join(key.prefix for key in valid)}; give more of it."
+        )
+    if found:
+        raise click.ClickException(f"The key that begins with {prefix!r} is revoked already.")
+    raise click.ClickException(f"No key begins with {prefix!r}; `keys list` shows those there are.")
+
+
+def _begins(key: KeyInfo, prefix: str) -> bool:
+    """Whether the key begins so, as far as its beginning is known; `prefix` may be the whole key."""
+    return key.prefix.startswith(prefix[: len(key.prefix)])
 
 
 def _cells(key: KeyInfo) -> list[str]:

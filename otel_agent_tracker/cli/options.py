@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,9 +17,24 @@ from otel_agent_tracker.config import Config, resolve
 if TYPE_CHECKING:
     from otel_agent_tracker.client import TrackerClient
 
-__all__ = ["as_json", "configured", "connected", "destination", "state_dir", "usable_key"]
+__all__ = ["WholeNumber", "as_json", "configured", "connected", "destination", "state_dir", "usable_key"]
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds, and a complaint that says which."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; BadParameter with the bounds if it is none, or lies outside."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            bounds = f"from {self.min}" + ("" if self.max is None else f" to {self.max}")
+            raise click.BadParameter(f"{value!r} is not a whole number {bounds}.", ctx, param) from error
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines; times are UTC.")
 

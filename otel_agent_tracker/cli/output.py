@@ -1,4 +1,4 @@
-"""What commands print: tables that fit 80 columns, JSON, times of day; nothing that a terminal would obey."""
+"""What commands print: tables, JSON, times of day; nothing that a terminal would obey."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ __all__ = [
     "output",
     "plain",
     "print_json",
+    "print_table",
     "progress",
     "properties",
+    "shortened",
     "table",
 ]
 
 
 def output() -> Console:
-    """Standard output, as wide as the terminal, else 80 columns."""
-    return Console(highlight=False)
+    """Standard output, as wide as the terminal; without a limit where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
 
 
 def errors() -> Console:
@@ -48,6 +51,11 @@ def errors() -> Console:
 def print_json(value: Any) -> None:
     """Print `value` as indented JSON."""
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def print_table(shown: Table) -> None:
+    """Print a table with one line a row, however wide the terminal is: what is copied from it is whole."""
+    Console(highlight=False, width=_UNLIMITED).print(shown)
 
 
 def progress() -> Progress:
@@ -89,6 +97,11 @@ def plain(value: object) -> Text:
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
+def shortened(text: str, most: int) -> str:
+    """The first `most` characters for a terminal; all of it where no terminal is."""
+    return f"{text[: most - 1]}…" if len(text) > most and output().is_terminal else text
+
+
 def local_time(text: str | None) -> str:
     """A time of the wire in the local zone, to the second; what is no such time stays as it is."""
     if not text:
@@ -113,3 +126,6 @@ def duration(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2]) or "0 s"
+
+
+_UNLIMITED = 10_000  # columns

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from otel_agent_tracker.cli.commands import examples
+from otel_agent_tracker.cli.options import WholeNumber
 
 if TYPE_CHECKING:
     from otel_agent_tracker.server.run import Server
@@ -28,7 +29,7 @@ __all__ = ["command"]
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=8700, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one."
+    "--port", default=8700, show_default=True, type=WholeNumber(0, 65535), help="0 takes a free one."
 )
 @click.option(
     "--database",
@@ -39,17 +40,20 @@ __all__ = ["command"]
 def command(host: str, port: int, database: str | None) -> None:
     """Serve a tracker: the REST API that agents report to, and a web page.
 
-    On this machine alone it needs no API key until one is made with `otel-agent-tracker keys create`. On any
-    other address keys are needed; if there is none yet, one is made and stored beside the database.
+    On this machine alone it needs no API key until one is made with `keys create`. On any other address keys
+    are needed; if there is none yet, one is made and stored beside the database.
     """
+    click.echo("Starting a tracker …")  # what is imported now takes its time
     from otel_agent_tracker.server.run import Server
 
     try:
         server = Server(host=host, port=port, database=database)
     except OSError as error:
         raise click.ClickException(_explain(error, host, port)) from error
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--database") from error
+    except RuntimeError as error:
+        raise click.ClickException(f"--database {error}") from error
     _tell(server, Console(highlight=False, soft_wrap=True))
     try:
         server.run()
@@ -58,10 +62,12 @@ def command(host: str, port: int, database: str | None) -> None:
 
 
 def _tell(server: Server, console: Console) -> None:
+    from otel_agent_tracker.server.run import spoken
+
     lines = [
-        ("Tracker", server.page_url()),
+        ("Tracker", spoken(server.page_url())),
         ("Database", server.database),
-        ("Send", f"AGENT_TRACKER_URL={server.url}"),
+        ("Send", f"AGENT_TRACKER_URL={spoken(server.url)}"),
     ]
     if server.key_file is not None:
         lines += [

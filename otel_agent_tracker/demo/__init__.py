@@ -15,7 +15,7 @@ from otel_agent_tracker import AgentOperationsTracker, AgentPerformanceTracker
 from otel_agent_tracker.demo.figures import Figures
 from otel_agent_tracker.demo.ledger import Ledger, differences
 from otel_agent_tracker.demo.script import Script
-from otel_agent_tracker.server.run import Server
+from otel_agent_tracker.server.run import Server, spoken
 
 __all__ = ["run"]
 
@@ -30,7 +30,7 @@ def run(*, leave: bool, port: int) -> int:
     with TemporaryDirectory(prefix="otel-agent-tracker-demo-") as name:
         folder = Path(name)
         with Server(port=port, database=str(folder / "tracker.sqlite3")) as server:
-            console.print(f"[bold]Tracker[/]   {server.url}")
+            console.print(f"[bold]Tracker[/]   {spoken(server.url)}")
             console.print(f"[bold]Database[/]  {server.database}")
             console.print(f"[bold]State[/]     {folder / 'state'}")
             wrong = _play(console, server.url, folder / "state")
@@ -72,6 +72,6 @@ def _ask(url: str, state: Path, agents: list[str]) -> Figures:
 
 
 def _serve(console: Console, server: Server) -> None:
-    console.print(f"[bold]Page[/]      {server.page_url()}  [dim](Ctrl-C stops it and removes everything)[/]")
+    console.print(f"[bold]Page[/]      {spoken(server.page_url())}  [dim](Ctrl-C stops it and removes everything)[/]")
     with suppress(KeyboardInterrupt):
         threading.Event().wait()

@@ -96,7 +96,7 @@ _COLUMNS: dict[str, Cell] = {
     "p50": _of_turns("p50"),
     "p95": _of_turns("p95"),
     "Failed": _of_conversations("failed"),
-    "Expired": _of_conversations("expired"),
+    "Exp.": _of_conversations("expired"),
     "Idle": _of_conversations("idle_ended"),
     "Open": _of_conversations("active"),
 }

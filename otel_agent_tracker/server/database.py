@@ -6,6 +6,7 @@ and begin at once with the right to write, so that no transaction fails half way
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -21,6 +22,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import URL, Compiled, Connection, Dialect, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 __all__ = ["Database", "default_path", "insert_or_ignore", "upsert"]
@@ -31,7 +33,8 @@ Rows = list[dict[str, Any]]
 class Database:
     """A database by its URL, or by the path of a SQLite file; nothing is opened before the first use.
 
-    Raises ValueError for a SQLite database in memory, which connections cannot share.
+    Raises ValueError for a URL that is none, one of another kind of database than SQLite and PostgreSQL, or a
+    SQLite database in memory, which connections cannot share.
     """
 
     def __init__(self, url: str, *, busy_timeout_seconds: float = 5.0) -> None:
@@ -43,6 +46,11 @@ class Database:
     def path(self) -> Path | None:
         """The SQLite file; None for a database server."""
         return Path(self.url.database or "") if _is_sqlite(self.url) else None
+
+    @property
+    def shown(self) -> str:
+        """The database, as it may be shown: without a password."""
+        return str(self.path or self.url.render_as_string())
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -58,7 +66,10 @@ class Database:
             yield connection
 
     def migrate(self) -> None:
-        """Bring the schema up to date; raises RuntimeError if a newer release has written this database."""
+        """Bring the schema up to date; raises RuntimeError if a newer release has written this database.
+
+        OSError or sqlalchemy's SQLAlchemyError mean that it cannot be had.
+        """
         _create_private_file(self.path)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -130,7 +141,14 @@ def _execute_many(connection: Connection, statement: Compiled, rows: Rows) -> No
 def _read_url(url: str) -> URL:
     if "://" not in url:
         return URL.create("sqlite", database=str(Path(url).expanduser().absolute()))
-    read = make_url(url)
+    try:
+        read = make_url(url)
+    except ArgumentError as error:
+        raise ValueError("it is neither the path of a file nor the URL of a database") from error
+    if read.drivername not in _DRIVERS:
+        raise ValueError(
+            f"a database is the path of a SQLite file or a postgresql:// URL, not one of {read.drivername}"
+        )
     if _is_sqlite(read) and read.database in (None, "", ":memory:"):
         raise ValueError(
             "the database must be a file or a server; one in memory cannot be shared by connections"
@@ -167,6 +185,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _create_private_file(path: Path | None) -> None:
     """What people said to agents is in it: nobody else on the machine may read it."""
+    if path is not None and path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path is not None and not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -180,6 +200,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
+_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _PRAGMAS: Iterable[str] = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # what was acknowledged survives a power cut, which NORMAL does not promise

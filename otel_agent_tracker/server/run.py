@@ -10,15 +10,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import uvicorn
 
 from otel_agent_tracker.server.app import LOOPBACK_HOSTS, create_app
 from otel_agent_tracker.server.database import Database, default_path
 from otel_agent_tracker.server.guard import Logins
+from otel_agent_tracker.server.opening import usable
 from otel_agent_tracker.server.store import Store
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Server"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Server", "spoken"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8700
@@ -30,7 +32,8 @@ class Server:
 
     It listens when it is made; requests wait until `start` or `run`. Whatever is not loopback needs keys: if
     none was ever made, one is, and `key_file` names the file that holds it. Raises OSError if the address
-    cannot be had, ValueError and RuntimeError for a database that cannot be used. `stop` is for good.
+    cannot be had, ValueError for a `database` that names none, and RuntimeError, which says why, for one that
+    cannot be used. `stop` is for good.
     """
 
     def __init__(
@@ -43,11 +46,12 @@ class Server:
     ) -> None:
         self._socket = _listen(host, port)
         self._address = self._socket.getsockname()
+        is_local = ip_address(self._address[0]).is_loopback
         try:
             self._database = Database(database or str(default_path()))
-            self.store = Store(self._database, now_us)
-            is_local = ip_address(self._address[0]).is_loopback
-            self.key_file = None if is_local else _ensure_key(self.store, self._database)
+            with usable(self._database):
+                self.store = Store(self._database, now_us)
+                self.key_file = None if is_local else _ensure_key(self.store, self._database)
         except BaseException:
             self._socket.close()
             raise
@@ -84,7 +88,7 @@ class Server:
     @property
     def database(self) -> str:
         """The database, as it may be shown: without a password."""
-        return str(self._database.path or self._database.url.render_as_string())
+        return self._database.shown
 
     def page_url(self) -> str:
         """A link to the page; where keys are in force, one that works once."""
@@ -145,6 +149,19 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.settled.set()
+
+
+def spoken(url: str) -> str:
+    """`url` as people write it: with localhost for 127.0.0.1, where that is what localhost means."""
+    parts = urlsplit(url)
+    if parts.hostname != DEFAULT_HOST:
+        return url
+    try:
+        meant = socket.getaddrinfo("localhost", parts.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return url
+    is_here = any(address[0] == DEFAULT_HOST for *_, address in meant)
+    return url.replace(DEFAULT_HOST, "localhost", 1) if is_here else url
 
 
 def _listen(host: str, port: int) -> socket.socket:

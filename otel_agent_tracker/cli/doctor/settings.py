@@ -33,10 +33,12 @@ class Setting:
 def settings_of(config: Config) -> list[Setting]:
     """All of them, with secrets masked."""
     names = [field.name for field in fields(config) if field.name != "sources"]
-    return [
-        Setting(name, _shown(name, getattr(config, name)), config.sources.get(name, "default"))
-        for name in names
-    ]
+    return [Setting(name, _told(config, name), config.sources.get(name, "default")) for name in names]
+
+
+def _told(config: Config, name: str) -> str:
+    value, is_given = getattr(config, name), config.sources.get(name, "default") != "default"
+    return "refused, see below" if value is None and is_given else _shown(name, value)
 
 
 def masked(key: str) -> str:
@@ -98,9 +100,21 @@ def _check_names(environ: Mapping[str, str]) -> Iterator[Check]:
     known = [PREFIX + name.upper() for name in ("url", "api_key", *Options.__annotations__)]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
-            meant = get_close_matches(name, known, n=1)
-            advice = f"Is {meant[0]} meant?" if meant else "Unset it."
+            meant = _meant(name, known)
+            advice = f"Is {meant} meant?" if meant else "Unset it."
             yield warning("settings", f"{name} is no setting and has no effect.", advice)
+
+
+def _meant(name: str, known: list[str]) -> str | None:
+    """The one of the known names with the most words of `name` in it, and of these the most alike."""
+    words = _words(name)
+    most = max(len(words & _words(each)) for each in known)
+    candidates = [each for each in known if len(words & _words(each)) == most]
+    return next(iter(get_close_matches(name, candidates, n=1, cutoff=0 if most else 0.6)), None)
+
+
+def _words(name: str) -> set[str]:
+    return set(name.removeprefix(PREFIX).split("_"))
 
 
 def _check_destination(config: Config) -> Check:

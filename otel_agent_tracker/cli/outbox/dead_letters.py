@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from otel_agent_tracker.cli.commands import examples
-from otel_agent_tracker.cli.options import configured
+from otel_agent_tracker.cli.options import WholeNumber, configured
 from otel_agent_tracker.cli.outbox.choice import chosen, on_a_folder, opened
+from otel_agent_tracker.config import Config
 
 __all__ = ["purge", "retry"]
 
-_event_or_all = click.argument("event", metavar="[ID]", type=click.IntRange(1), required=False)
+_event_or_all = click.argument("event", metavar="[ID]", type=WholeNumber(1), required=False)
 _all = click.option("--all", "every", is_flag=True, help="All dead letters.")
 
 
@@ -36,6 +37,7 @@ def retry(event: int | None, every: bool, folder: str | None, **given: Any) -> N
 
 @click.command(
     "purge",
+    short_help="Delete a dead letter, or all of them, for ever.",
     epilog=examples("otel-agent-tracker outbox purge 17", "otel-agent-tracker outbox purge --all --yes"),
 )
 @_event_or_all
@@ -46,6 +48,9 @@ def purge(event: int | None, every: bool, yes: bool, folder: str | None, **given
     """Delete the dead letter ID, or all of them, for ever; they count as dropped."""
     _one_or_all(event, every)
     config = configured(**given)
+    if every and not _dead_letters_in(config, folder):
+        click.echo("There are no dead letters.")
+        return
     if not yes:
         what = "all dead letters" if every else f"the dead letter {event}"
         click.confirm(f"Delete {what} in {chosen(config, folder).path} for ever?", abort=True, err=True)
@@ -53,6 +58,11 @@ def purge(event: int | None, every: bool, yes: bool, folder: str | None, **given
         number = state.purge(event)
     _require_found(event, number)
     click.echo(f"{_dead_letters(number)} deleted.")
+
+
+def _dead_letters_in(config: Config, folder: str | None) -> int:
+    with opened(config, folder) as state:
+        return state.counts().dead_lettered
 
 
 def _one_or_all(event: int | None, every: bool) -> None:

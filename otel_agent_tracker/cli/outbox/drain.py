@@ -69,6 +69,8 @@ def _drainable(config: Config, folder: str | None) -> StateFolder:
     """The folder of the configured destination, which must be the one that is meant."""
     from otel_agent_tracker.cli.folders import StateFolder, folders_below
 
+    if not config.destination and not config.sdk_disabled and config.enabled:
+        raise click.UsageError("no tracker is configured: give --url, or set AGENT_TRACKER_URL.")
     if config.disabled_because is not None:
         raise click.UsageError(f"Nothing can be sent: {config.disabled_because}.")
     if config.durability is Durability.MEMORY:

@@ -9,9 +9,18 @@ import orjson
 
 from otel_agent_tracker import wire
 from otel_agent_tracker.cli.commands import examples
-from otel_agent_tracker.cli.options import as_json, configured
+from otel_agent_tracker.cli.options import WholeNumber, as_json, configured
 from otel_agent_tracker.cli.outbox.choice import on_a_folder, opened
-from otel_agent_tracker.cli.output import local_time_of, output, plain, print_json, properties, table
+from otel_agent_tracker.cli.output import (
+    local_time_of,
+    output,
+    plain,
+    print_json,
+    print_table,
+    properties,
+    shortened,
+    table,
+)
 
 if TYPE_CHECKING:
     from otel_agent_tracker.state import OutboxRow
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["list_events", "show"]
 
 Json = dict[str, Any]
+MOST_OF_A_REASON = 40  # characters, on a terminal
 
 
 @click.command(
@@ -27,34 +37,40 @@ Json = dict[str, Any]
         "otel-agent-tracker outbox list --dead", "otel-agent-tracker outbox list --folder 0123456789ab"
     ),
 )
-@click.option("--dead", "only", flag_value="dead", help="Only dead letters: what the tracker refused.")
-@click.option("--pending", "only", flag_value="pending", help="Only what waits to be delivered.")
+@click.option("--dead", is_flag=True, help="Only dead letters: what the tracker refused.")
+@click.option("--pending", is_flag=True, help="Only what waits to be delivered; with --dead, both.")
 @click.option(
-    "--limit", default=50, type=click.IntRange(1, 100_000), help="At most so many of each, oldest first."
+    "--limit", default=50, type=WholeNumber(1, 100_000), help="At most so many of each, oldest first."
 )
 @on_a_folder
 @as_json
-def list_events(only: str | None, limit: int, folder: str | None, as_json: bool, **given: Any) -> None:
+def list_events(
+    dead: bool, pending: bool, limit: int, folder: str | None, as_json: bool, **given: Any
+) -> None:
     """Show dead letters and pending events. What is still in the journal is only counted, by `status`."""
     with opened(configured(**given), folder) as state:
-        dead = [] if only == "pending" else state.dead_letters(limit)
-        pending = [] if only == "dead" else state.pending(limit)
+        refused = state.dead_letters(limit) if dead or not pending else []
+        waiting = state.pending(limit) if pending or not dead else []
     if as_json:
         print_json(
             {
-                "dead_letters": [_summary(row, dead=True) for row in dead],
-                "pending": [_summary(row, dead=False) for row in pending],
+                "dead_letters": [_summary(row, dead=True) for row in refused],
+                "pending": [_summary(row, dead=False) for row in waiting],
             }
         )
         return
-    if not dead and not pending:
+    if not refused and not waiting:
         click.echo("There is none.")
         return
-    _print([*((row, True) for row in dead), *((row, False) for row in pending)])
+    _print([*((row, True) for row in refused), *((row, False) for row in waiting)])
 
 
-@click.command("show", epilog=examples("otel-agent-tracker outbox show 17"))
-@click.argument("event", metavar="ID", type=click.IntRange(1))
+@click.command(
+    "show",
+    short_help="Show an event whole, as the tracker would get it.",
+    epilog=examples("otel-agent-tracker outbox show 17"),
+)
+@click.argument("event", metavar="ID", type=WholeNumber(1))
 @on_a_folder
 @as_json
 def show(event: int, folder: str | None, as_json: bool, **given: Any) -> None:
@@ -79,13 +95,12 @@ def show(event: int, folder: str | None, as_json: bool, **given: Any) -> None:
 
 
 def _print(rows: list[tuple[OutboxRow, bool]]) -> None:
-    shown = table("Id", "State", "Time", "Event", "Session or agent", "Reason", numbers=("Id",))
-    for column in shown.columns[:3]:
-        column.no_wrap = True
+    shown = table("Id", "State", "Time", "Event", "Reason", "Session or agent", numbers=("Id",))
     for row, is_dead in rows:
         state, when = "dead" if is_dead else "pending", local_time_of(row.time_us)[:16]
-        shown.add_row(str(row.id), state, when, *map(plain, (row.event, row.lane, row.reason or "")))
-    output().print(shown)
+        reason = shortened(row.reason or "", MOST_OF_A_REASON)
+        shown.add_row(str(row.id), state, when, *map(plain, (row.event, reason, row.lane)))
+    print_table(shown)
 
 
 def _summary(row: OutboxRow, *, dead: bool) -> Json:

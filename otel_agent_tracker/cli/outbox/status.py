@@ -17,6 +17,7 @@ from otel_agent_tracker.cli.output import (
     output,
     plain,
     print_json,
+    print_table,
     properties,
     table,
 )
@@ -32,6 +33,7 @@ Json = dict[str, Any]
 
 @click.command(
     "status",
+    short_help="Show the books of the state folders.",
     epilog=examples("otel-agent-tracker outbox status", "otel-agent-tracker outbox status --json"),
 )
 @on_a_folder
@@ -88,18 +90,17 @@ def _rows(books: Books) -> Json:
 
 def _print_folders(config: Config, books: dict[str, Books], ours: str | None) -> None:
     numbers = ("Accepted", "Delivered", "Pending", "Dead", "Dropped")
-    shown = table("", "Folder", "Service", *numbers, numbers=numbers)
+    shown = table("Folder", *numbers, "Service", numbers=numbers)
     for name, each in books.items():
         counts = each.counts
         shown.add_row(
-            "*" if name == ours else "",
-            name,
-            plain(each.service or ""),
+            f"{name}*" if name == ours else name,
             *map(str, (each.accepted, counts.delivered, each.pending, counts.dead_lettered, counts.dropped)),
+            plain(each.service or ""),
         )
     console = output()
     console.print(plain(f"State folders in {config.state_dir}"))
-    console.print(shown)
+    print_table(shown)
     console.print("One of them in full: --folder NAME.", style="dim")
 
 
