@@ -57,6 +57,11 @@ class WorkerHandle:
         self.stopping = threading.Event()
         self.urgent = threading.Event()
         self.snapshot: Snapshot | None = None
+        self.stepping = threading.Lock()
+        """Held by the worker while it is in the middle of something, not while it sleeps."""
+        self.suspend: Callable[[], None] = lambda: None
+        """Lets go of what a forked child must not inherit; the worker sets it."""
+        self._paused_by: int | None = None
         self._published = threading.Event()
         self._main = main
         self._wake = wake
@@ -120,6 +125,27 @@ class WorkerHandle:
         self.wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
+
+    def pause_for_fork(self, timeout_seconds: float) -> bool:
+        """Hold the worker between two cycles, with nothing open that a child must not inherit.
+
+        False if it was still in the middle of one after `timeout_seconds`; then nothing is held.
+        """
+        if self._thread is threading.current_thread() or not self.stepping.acquire(timeout=timeout_seconds):
+            return False
+        try:
+            self.suspend()
+        except BaseException:
+            self.stepping.release()
+            raise
+        self._paused_by = threading.get_ident()
+        return True
+
+    def resume_after_fork(self) -> None:
+        """Let the worker go on; for the parent, on the thread that paused it. Nothing if it is not paused."""
+        if self._paused_by == threading.get_ident():
+            self._paused_by = None
+            self.stepping.release()
 
     def _run(self) -> None:
         """The thread's own boundary: what ends the worker is told, and a minute later it begins anew."""

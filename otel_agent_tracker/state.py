@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,20 +109,45 @@ class State:
     def __init__(self, path: Path | None, *, writer: str, max_bytes: int) -> None:
         self._path = path
         self._writer = writer
-        self._connection = sqlite3.connect(str(path or ":memory:"), isolation_level=None, timeout=5.0)
+        self._max_bytes = max_bytes
+        self._openings = 0
+        self._opened: sqlite3.Connection | None = None
         try:
-            self._prepare(max_bytes)
+            self._prepare()
             self._file = path.stat() if path else None
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
-    def _prepare(self, max_bytes: int) -> None:
-        execute = self._connection.execute
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """The connection, opened anew after `suspend`."""
+        if self._opened is None:
+            lost = self._openings > 0 and not self.is_in_place
+            path = None if lost else self._path  # an empty one stands in for a file that is gone
+            self._opened = self._connect(str(path or ":memory:"))
+            self._openings += 1
+            if lost:
+                self._prepare()
+        return self._opened
+
+    def _connect(self, database: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(database, isolation_level=None, timeout=5.0, check_same_thread=False)
+        try:
+            self._configure(connection.execute)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _configure(self, execute: Callable[[str], object]) -> None:
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         execute("PRAGMA wal_autocheckpoint = 1000")
-        execute(f"PRAGMA max_page_count = {max(1000, max_bytes // _PAGE_BYTES)}")
+        execute(f"PRAGMA max_page_count = {max(1000, self._max_bytes // _PAGE_BYTES)}")
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
         with self.transaction():
             found = execute("PRAGMA user_version").fetchone()[0]
             if found > FORMAT:
@@ -134,7 +159,18 @@ class State:
 
     def close(self) -> None:
         """Close the connection; idempotent."""
-        self._connection.close()
+        if self._opened is None:
+            self._opened = sqlite3.connect(":memory:")  # closed, it refuses every call
+        self._opened.close()
+
+    def suspend(self) -> None:
+        """Close the file until the next call, from any thread while no other uses the state; not memory.
+
+        A child forked while it is open would inherit locks that are not its own.
+        """
+        if self._opened is not None and self._path is not None and self.is_in_place:
+            self._opened.close()
+            self._opened = None
 
     @property
     def is_private(self) -> bool:
@@ -227,7 +263,8 @@ class State:
 
     def data_version(self) -> int:
         """Changes when another connection has written."""
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        return version + (self._openings << 32)  # each connection counts for itself
 
     def changes_of_others(self, since: int) -> tuple[int, list[SessionRow], list[Tombstone]]:
         """Where the file stands now; sessions that others wrote after `since`, and conversations they ended."""

@@ -111,6 +111,7 @@ class Worker:
         self._next_sweep = self._next_prune = 0.0
         self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
         self._warned_at: dict[str, float] = {}
+        handle.suspend = self._suspend
 
     def run(self) -> None:
         """Work until stopped."""
@@ -124,7 +125,8 @@ class Worker:
     def _guarded(self, step: Callable[[], float]) -> float:
         """The boundary at which trouble of the disk, or a mistake of ours, ends; returns how long to sleep."""
         try:
-            return step()
+            with self._handle.stepping:
+                return step()
         except Exception as error:  # noqa: BLE001 - the thread must go on, and whatever was not stored is kept
             self._tell_trouble(error)
             if isinstance(error, sqlite3.Error) and is_damage(error):
@@ -192,6 +194,11 @@ class Worker:
         if changed is not state:
             self._begin_with(changed)
         return changed
+
+    def _suspend(self) -> None:
+        """Close the state file until the next use; by a thread that is about to fork, between two cycles."""
+        if self._file.state is not None:
+            self._file.state.suspend()
 
     def _abandon_damaged(self) -> None:
         if self._damage is not None:

@@ -168,3 +168,15 @@ def test_a_worker_that_fails_begins_anew(
         "no sender",
         "still none",
     ]
+
+
+def test_a_fork_waits_for_the_worker_between_two_cycles(make: Make) -> None:
+    """What it has open is closed by then; in the middle of a cycle it is waited for, but not for ever."""
+    handle, suspended = make(), []
+    handle.suspend = lambda: suspended.append(True)
+    with handle.stepping:
+        assert not handle.pause_for_fork(0.01)
+    handle.resume_after_fork()
+    assert [handle.pause_for_fork(TIMEOUT), handle.stepping.locked(), suspended] == [True, True, [True]]
+    handle.resume_after_fork()
+    assert not handle.stepping.locked()

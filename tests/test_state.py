@@ -518,3 +518,30 @@ def test_memory_is_always_in_place() -> None:
     state = State(None, writer="a", max_bytes=MEBIBYTE)
     assert [state.is_private, state.is_in_place] == [True, True]
     state.close()
+
+
+def test_a_suspended_state_goes_on(open_state: OpenState) -> None:
+    """From any thread; what others write meanwhile is noticed."""
+    state, other = open_state(), open_state("b")
+    version = state.data_version()
+    thread = threading.Thread(target=state.suspend)
+    thread.start()
+    thread.join()
+    accept(other, new_row())
+    assert [state.data_version() != version, state.counts().pending] == [True, 1]
+
+
+def test_a_suspended_state_whose_file_is_deleted_is_empty(open_state: OpenState, tmp_path: Path) -> None:
+    """It makes no file in its place: that is for whoever opens the next one."""
+    state, path = open_state(), tmp_path / "state.sqlite3"
+    state.suspend()
+    path.unlink()
+    assert [state.counts().pending, state.is_in_place, path.exists()] == [0, False, False]
+
+
+def test_a_state_that_is_closed_while_suspended_stays_closed(state: State) -> None:
+    """Every call is refused."""
+    state.suspend()
+    state.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        state.counts()
