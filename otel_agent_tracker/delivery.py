@@ -186,7 +186,10 @@ class Delivery:
         return rows
 
     def _to_probe(self, rows: list[OutboxRow]) -> list[OutboxRow]:
-        return [min(rows, key=lambda row: (self._channel.refused_until(row.path), row.id))]
+        """The first of a session that was tried least: one event that always fails holds up its own session only."""
+        refused_until = self._channel.refused_until
+        firsts = {(row.lane, refused_until(row.path)): row for row in reversed(rows)}.values()
+        return [min(firsts, key=lambda row: (refused_until(row.path), row.attempts, row.id))]
 
     def _send_batch(self, path: str, parcels: list[_Parcel]) -> None:
         if not parcels:

@@ -335,13 +335,24 @@ def test_after_a_failure_one_probe_goes_and_then_the_lanes_open(office: Office) 
     for wait in (1.0, 2.0, 4.0):
         assert office.deliver() == wait
         office.now += wait
-    assert office.tracker.event_ids == ["e0"] * 3
+    assert office.tracker.event_ids == ["e0", "e1", "e2"]
     office.tracker.answer = always(Delivered())
     office.deliver()
+    assert office.tracker.event_ids[3] == "e3"
     assert [sorted(map(str, office.tracker.event_ids[4:])), office.pending] == [
-        [f"e{n}" for n in range(1, 8)],
+        [f"e{n}" for n in (0, 1, 2, 4, 5, 6, 7)],
         [],
     ]
+
+
+def test_an_event_that_always_fails_holds_up_its_own_session_only(office: Office) -> None:
+    """Others are tried before it is tried again; what follows it in its session keeps its place."""
+    for number in range(40):
+        office.put(f"e{number}", lane="poisoned" if number < 2 else f"s{number}")
+    office.tracker.answer = lambda path, body, event_id: Retry("500") if event_id == "e0" else Delivered()
+    for _ in range(20):
+        office.now += office.deliver() or 0.0
+    assert office.pending == ["e0", "e1"]
 
 
 @pytest.mark.parametrize("offers", [SINGLE, BATCH])
