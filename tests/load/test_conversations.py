@@ -20,6 +20,7 @@ from tests.conftest import MakeTracker
 CONVERSATIONS = 10_000
 THREADS = 8
 TASKS = 200
+PATIENCE = 300.0  # seconds: what arrives is the point here, not when
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def converse_in_tasks() -> list[str]:
         return sessions
 
     lists = await asyncio.gather(*(one_task() for _ in range(TASKS)))
-    assert await tracker.flush(60)
+    assert await tracker.flush(PATIENCE)
     stats = await tracker.delivery_stats()
     assert (stats["accepted"], stats["delivered"], stats["pending"]) == (
         2 * CONVERSATIONS,
@@ -90,7 +91,7 @@ def test_10_000_conversations_from_8_threads(make_tracker: MakeTracker, sender: 
     with ThreadPoolExecutor(THREADS) as pool:
         lists = pool.map(lambda _: converse(tracker, CONVERSATIONS // THREADS), range(THREADS))
         sessions = [session for sessions in lists for session in sessions]
-    assert tracker.flush(60)
+    assert tracker.flush(PATIENCE)
     assert tracker.delivery_stats()["delivered"] == 2 * CONVERSATIONS
     assert_each_was_delivered_once(sender, sessions)
 
@@ -102,7 +103,7 @@ def test_a_real_tracker_counts_every_conversation_of_8_threads(
     tracker = make_tracker(tracker_server.url)
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda _: converse(tracker, 250), range(THREADS)))
-    assert tracker.flush(60)
+    assert tracker.flush(PATIENCE)
     rates = tracker.get_success_rates("bot")
     assert (rates["total"], rates["completed"], rates["active"]) == (2000, 2000, 0)
     quality = tracker.get_conversation_quality("bot")
