@@ -47,6 +47,7 @@ __all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 _logger = logging.getLogger(__name__)
 
 LEAST_LIMIT = 4 * 1024 * 1024  # bytes; on a disk that is full already, the disk itself refuses
+LONGEST_PAUSE_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 2.0
 LONGEST_IMPORT_SECONDS = 5.0
 
@@ -159,6 +160,14 @@ class Pipeline:
         self._handle.stop(max(0.0, self._stop_by - time.monotonic()))
         if self._copying is not None:
             self._copying.shutdown()
+
+    def before_fork(self) -> None:
+        """Have the worker close the state file, and wait until the fork is over."""
+        self._handle.pause_for_fork(LONGEST_PAUSE_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        """Let the worker go on."""
+        self._handle.resume_after_fork()
 
     def after_fork_in_child(self) -> None:
         """Make everything of this process's own again; what waited is the parent's to deliver."""
@@ -343,14 +352,22 @@ def _otlp_encoder() -> Callable[[ReadableSpan], bytes]:
 
 
 def _before_fork() -> None:
-    """Let a worker finish its import: a child would find modules half made, and nobody to finish them."""
+    """Let workers come to a point where a child can do without them.
+
+    A child would find modules half made, and nobody to finish them; and it would take SQLite's locks, which it
+    inherits as what SQLite knows of the process, for its own.
+    """
     global _is_held_for_fork
     if _importing.acquire(timeout=LONGEST_IMPORT_SECONDS):
         _is_held_for_fork = True
+    for pipeline in _pipelines:
+        pipeline.before_fork()
 
 
 def _after_fork_in_parent() -> None:
     global _is_held_for_fork
+    for pipeline in _pipelines:
+        pipeline.after_fork_in_parent()
     if _is_held_for_fork:
         _is_held_for_fork = False
         _importing.release()
