@@ -72,6 +72,8 @@ def _ask(url: str, state: Path, agents: list[str]) -> Figures:
 
 
 def _serve(console: Console, server: Server) -> None:
-    console.print(f"[bold]Page[/]      {spoken(server.page_url())}  [dim](Ctrl-C stops it and removes everything)[/]")
+    console.print(
+        f"[bold]Page[/]      {spoken(server.page_url())}  [dim](Ctrl-C stops it and removes everything)[/]"
+    )
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
