@@ -40,7 +40,7 @@ __all__ = [
 def output() -> Console:
     """Standard output, as wide as the terminal; without a limit where there is none."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+    return console if console.is_terminal else _unlimited()
 
 
 def errors() -> Console:
@@ -55,7 +55,7 @@ def print_json(value: Any) -> None:
 
 def print_table(shown: Table) -> None:
     """Print a table with one line a row, however wide the terminal is: what is copied from it is whole."""
-    Console(highlight=False, width=_UNLIMITED).print(shown)
+    _unlimited().print(shown)
 
 
 def progress() -> Progress:
@@ -128,4 +128,9 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+def _unlimited() -> Console:
+    return Console(highlight=False, width=_UNLIMITED, height=_HEIGHT)
+
+
+_HEIGHT = 25  # of no effect, but a terminal without colours is 80 columns wide to rich unless both are given
 _UNLIMITED = 10_000  # columns

@@ -10,6 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from otel_agent_tracker.cli import main
@@ -29,6 +30,14 @@ def run(*arguments: object, typed: str | None = None) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def run_on_terminal(*arguments: object) -> Result:
+    """Run a command as on a terminal of 80 columns that knows no colours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("TERM", "dumb")
+        return run(*arguments)
 
 
 def run_json(*arguments: object) -> Json:

@@ -20,7 +20,7 @@ from otel_agent_tracker.cli.doctor.telemetry import check_telemetry
 from otel_agent_tracker.config import resolve
 from otel_agent_tracker.server.run import Server
 from otel_agent_tracker.state import State
-from tests.cli.terminal import NOWHERE, Json, leave_in_journal, run, state_folder
+from tests.cli.terminal import NOWHERE, Json, leave_in_journal, run, run_on_terminal, state_folder
 from tests.conftest import MakeTracker
 from tests.scripted_server import (
     Action,
@@ -91,7 +91,7 @@ def test_all_is_well(url: str) -> None:
 
 def test_the_report_can_be_read_on_80_columns(url: str) -> None:
     """With marks, and in the end a verdict."""
-    result = run("doctor")
+    result = run_on_terminal("doctor")
     assert result.exit_code == 0
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
     assert "✓  authorised" in result.stdout
@@ -170,6 +170,21 @@ def test_a_misspelt_variable_is_named(url: str, monkeypatch: pytest.MonkeyPatch)
     assert report.exit_code == 0
     assert report.level("settings") == "warning"
     assert "AGENT_TRACKER_TIMEOUT_SECONDS" in report.check("settings")["advice"]
+
+
+def test_a_variable_with_a_word_of_a_setting_is_taken_for_that(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before one that is only spelt alike."""
+    monkeypatch.setenv("AGENT_TRACKER_TTL", "3")
+    assert "AGENT_TRACKER_SESSION_TTL_HOURS" in Report().check("settings")["advice"]
+
+
+def test_a_refused_url_is_not_shown_as_unset(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set, and the check says why it is not used."""
+    monkeypatch.setenv("AGENT_TRACKER_URL", "http://tracker.example.com")
+    monkeypatch.setenv("AGENT_TRACKER_API_KEY", "secret")
+    assert Report().setting("url") == ("refused, see below", "environment")
 
 
 def test_no_destination_is_wrong(state_dir: Path) -> None:

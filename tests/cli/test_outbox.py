@@ -90,10 +90,9 @@ def test_all_folders_are_told(state_dir: Path) -> None:
     leave_in_journal(second, 2)
     (state_dir / "no folder of ours").mkdir()
     result = run("outbox", "status", "--state-dir", state_dir, "--url", NOWHERE)
-    rows = {words[-6]: words for words in map(str.split, result.stdout.splitlines()[2:-1])}
-    assert rows.keys() == {first.name, second.name}
-    assert (rows[first.name][0], rows[second.name][0]) == ("*", second.name)
-    assert rows[second.name][-5:] == ["2", "0", "2", "0", "0"]
+    rows = {words[0]: words for words in map(str.split, result.stdout.splitlines()[2:-1])}
+    assert rows.keys() == {f"{first.name}*", second.name}
+    assert rows[second.name][1:6] == ["2", "0", "2", "0", "0"]
     [only] = run_json("outbox", "status", "--state-dir", state_dir, "--folder", second.name)["folders"]
     assert (only["folder"], only["configured"]) == (second.name, False)
 
@@ -126,9 +125,16 @@ def test_events_are_listed_with_the_reason(dead_letters: Path) -> None:
     assert both["pending"] == []
     assert len(run_json("outbox", "list", "--limit", 1)["dead_letters"]) == 1
     assert run("outbox", "list", "--pending").stdout == "There is none.\n"
-    lines = run("outbox", "list", "--dead").stdout.splitlines()
-    assert all(len(line) <= 80 for line in lines)
+    lines = run("outbox", "list", "--dead", "--pending").stdout.splitlines()
     assert "dead" in lines[1]
+    assert [line.split()[-1] for line in lines[1:]] == [each["lane"] for each in both["dead_letters"]]
+
+
+def test_a_purge_of_nothing_asks_nothing(state_dir: Path) -> None:
+    """It says that there is none."""
+    leave_in_journal(state_folder(state_dir, NOWHERE), 1)
+    result = run("outbox", "purge", "--all", "--state-dir", state_dir)
+    assert (result.exit_code, result.stdout) == (0, "There are no dead letters.\n")
 
 
 def test_an_event_is_shown_without_secrets(dead_letters: Path) -> None:

@@ -64,8 +64,32 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
 @pytest.mark.parametrize("command", ["serve", "demo"])
 def test_a_port_must_be_one(command: str, port: str) -> None:
-    """Exit code 2."""
-    assert run(command, "--port", port).exit_code == 2
+    """Exit code 2, and what is accepted."""
+    result = run(command, "--port", port)
+    assert result.exit_code == 2
+    assert "a whole number from 0 to 65535" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["serve", "--port", "0"], ["keys", "create"], ["keys", "list"]], ids=" ".join
+)
+def test_an_unusable_database_is_one_line(command: list[str], tmp_path: Path) -> None:
+    """Exit code 1 for one that cannot be used, 2 for one of another kind."""
+    (tmp_path / "text").write_text("no database" * 1000)
+    for path in (tmp_path, tmp_path / "text", "/dev/null/x.db"):
+        result = run(*command, "--database", path)
+        assert (result.exit_code, "cannot be used: " in result.stderr) == (1, True), result.stderr
+    result = run(*command, "--database", "mysql://u@h/x")
+    assert (result.exit_code, "postgresql://" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", [["list"], ["revoke", "oat_abcdef"]], ids=" ".join)
+def test_looking_at_keys_makes_no_database(command: list[str], tmp_path: Path) -> None:
+    """A misspelt path is said to be one."""
+    missing = tmp_path / "missing.db"
+    assert run("keys", *command, "--database", missing).exit_code == 1
+    assert not missing.exists()
+    assert str(missing) in run("keys", "create", "--database", missing).stderr
 
 
 def test_the_demo_needs_a_port_that_is_free() -> None:
