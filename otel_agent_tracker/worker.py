@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -225,7 +226,7 @@ class Worker:
         not_durable = self._journal.counters.not_durable
         for segment in self._journal.readable():
             self._absorb_segment(state, segment)
-        while waiting := self._journal.read_ring()[:1000]:
+        while waiting := self._waiting_since(not_durable)[:1000]:
             self._store(state, waiting, (), is_own=True)
             self._journal.drain_ring(len(waiting))
         self._count_dropped(state)
@@ -239,8 +240,7 @@ class Worker:
             start = self._offsets[name]
             read = segment.read(start)
             if read.payloads:
-                # read after the segment: what came before any of it and had to wait in memory is there by now
-                waiting = self._journal.read_ring() if is_own else []
+                waiting = self._waiting_before(read.payloads) if is_own else []
                 self._store(state, read.payloads + waiting, [(name, read.offset)], is_own=is_own)
                 self._journal.drain_ring(len(waiting))
                 if is_own:
@@ -253,6 +253,23 @@ class Worker:
             self._frames.pop(name, None)
             with state.transaction():
                 state.forget_segments([name])
+
+    def _waiting_before(self, payloads: list[bytes]) -> list[bytes]:
+        """What waits in memory and came before any of these, which were read from the journal.
+
+        Memory is looked at after the journal, so that whatever came before is there by now. What came later
+        follows with later frames: it may be the end of what they start.
+        """
+        waiting = self._journal.read_ring()
+        if not waiting:
+            return []
+        latest = max(map(_position, payloads))
+        return list(takewhile(lambda payload: _position(payload) <= latest, waiting))
+
+    def _waiting_since(self, not_durable: int) -> list[bytes]:
+        """What waited in memory when so many had; later ones may follow frames that are not yet read."""
+        waiting = self._journal.read_ring()
+        return waiting[: max(0, len(waiting) - (self._journal.counters.not_durable - not_durable))]
 
     def _is_safe(self, state: State) -> bool:
         """Whether what is stored needs the journal no longer."""
@@ -531,6 +548,14 @@ class Worker:
 def _order(entry: Entry) -> tuple[int, int]:
     """By time, and of what happened at one time the start first and the end last."""
     return entry.time_us, _RANKS.get(entry.event, 1)
+
+
+def _position(payload: bytes) -> tuple[int, int]:
+    """The order of what is in a frame; what cannot be read comes first, to be passed over."""
+    try:
+        return _order(Entry.decode(payload))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return 0, 0
 
 
 def _has_outlived(session: Session | SessionRow | None, ended: Tombstone | None) -> bool:

@@ -390,6 +390,23 @@ def test_order_outlasts_a_wait_in_memory(host: Host) -> None:
         assert paths == [START, END]
 
 
+def test_order_outlasts_a_wait_in_memory_behind_much(host: Host) -> None:
+    """An end that has to wait in memory goes after its start, which is read from disk in a later piece."""
+    host.start()
+    assert host.flush()
+    hold(host)
+    for _ in range(400):
+        session = host.pipeline.events.start("bot", user_id=None, metadata={"text": ["x" * 2000] * 3})
+    journal = host.pipeline._journal
+    append = journal.append
+    journal.append = lambda payload: MemoryJournal.append(journal, payload)  # type: ignore[method-assign]  # as if the disk had none
+    host.pipeline.events.end(session, COMPLETED)
+    journal.append = append  # type: ignore[method-assign]  # it has room again
+    release(host)
+    assert host.flush()
+    assert [path for path, body in host.tracker.requests if body["session_id"] == session] == [START, END]
+
+
 # --- flush --------------------------------------------------------------------------------------------------
 
 
