@@ -198,6 +198,13 @@ FIGURES = (
     ),
     Figure(
         group=_PROCESS,
+        what="… with the tracker's class, and so all that it needs",
+        key="lifetime.import.tracker",
+        unit="ms",
+        baseline="lifetime.import.sdk",
+    ),
+    Figure(
+        group=_PROCESS,
         what="exit with a backend that never answers",
         key="lifetime.exit.ours",
         unit="s",
