@@ -94,8 +94,6 @@ _TAIL = """
   ours: the request is built on the caller's thread, before the call returns, so that what is accepted is finished.
   Building it on the worker would be cheaper for the caller and dearer for throughput.
 - **langfuse's observation and score** are not on disk when the call returns; ours are.
-- **Tails beside a CPU-bound thread** swing from run to run with whatever else the machine does. What is left is the
-  interpreter lock: the worker decodes and stores on the same interpreter as the caller.
 - **A model's span below a turn** is read twice, at its start and at its end, by a processor in Python.
 - **Throughput.** An event is stored in SQLite, with its session, before it is sent, and deleted when it is
   acknowledged; a batch processor keeps a list. One request for each event is bound by the HTTP client's Python.
