@@ -28,7 +28,7 @@ except ImportError:  # pragma: no cover - a platform without them has the journa
 else:
     DISK_SUPPORTED = hasattr(os, "pread") and hasattr(os, "geteuid")
 
-__all__ = ["DISK_SUPPORTED", "SUFFIX", "Segment", "adopt_dead", "private_folder"]
+__all__ = ["REMOTE", "DISK_SUPPORTED", "SUFFIX", "Segment", "adopt_dead", "private_folder"]
 
 SUFFIX = ".journal-1"  # the number is the format's: another release's files of another format are left alone
 READ_BYTES = 1024 * 1024
@@ -261,9 +261,7 @@ def _remote_devices(mounts: str) -> set[str]:
     """The devices (``major:minor``) of network file systems in the text of Linux's ``mountinfo``."""
     halves = (mount.partition(" - ") for mount in mounts.splitlines())
     return {
-        left.split()[2]
-        for left, _, right in halves
-        if right and right.split()[0].partition(".")[0] in _REMOTE
+        left.split()[2] for left, _, right in halves if right and right.split()[0].partition(".")[0] in REMOTE
     }
 
 
@@ -297,7 +295,7 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_LINKS
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS
 _OLD = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | _NO_LINKS
 _CANNOT_MAP = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENODEV, errno.EINVAL}
-_REMOTE = {
+REMOTE = {
     "nfs",
     "nfs4",
     "cifs",

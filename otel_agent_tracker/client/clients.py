@@ -30,6 +30,7 @@ from otel_agent_tracker.client.calls import ApiKey, Call, Query, Tracker, otlp_c
 from otel_agent_tracker.client.deadline import timeouts
 from otel_agent_tracker.client.routes import Route, Routes, Verify, new_async_pool, new_pool
 from otel_agent_tracker.exceptions import TrackerUnavailable
+from otel_agent_tracker.sdk_private import SUPPRESS_INSTRUMENTATION_KEY
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = ["AsyncTrackerClient", "TrackerClient"]
@@ -239,17 +240,12 @@ def _query_result(answer: Answer | Retry | Misconfigured) -> dict[str, Any] | No
 @contextmanager
 def _uninstrumented() -> Iterator[None]:
     """Our own traffic is nobody's business: instrumented HTTP libraries make no spans of it."""
-    token = otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+    token = otel_context.attach(otel_context.set_value(SUPPRESS_INSTRUMENTATION_KEY, True))
     try:
         yield
     finally:
         otel_context.detach(token)
 
-
-# private in opentelemetry.context; the fallback is the name under which instrumentations looked for it before
-_SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
-    otel_context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
-)
 
 _TRANSPORT_ERRORS = (
     httpcore.TimeoutException,

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from otel_agent_tracker.cli import main
 from otel_agent_tracker.semconv import VERSION
 from tests.cli.terminal import NOWHERE, leave_in_journal, run, run_process, state_folder
 from tests.scripted_server import ScriptedServer, hang, reply
+from tests.waiting import wait_until
 
 
 def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -215,10 +215,7 @@ def test_an_interrupted_command_leaves_quietly() -> None:
     """Exit code 130, no traceback."""
     with ScriptedServer(hang()) as server:
         process = start("conversations", "list", "--url", server.url)
-        deadline = time.monotonic() + 20
-        while not server.requests and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert server.requests
+        wait_until(lambda: server.requests, 20)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (130, "Interrupted.\n")

@@ -15,6 +15,7 @@ from otel_agent_tracker.cli.doctor.checks import Check, ok, warning, wrong
 from otel_agent_tracker.cli.folders import Books, StateFolder, folders_below
 from otel_agent_tracker.cli.output import duration
 from otel_agent_tracker.config import Config, Durability
+from otel_agent_tracker.segment import REMOTE
 
 __all__ = ["check_file_system", "check_space", "check_state_folder", "file_system"]
 
@@ -22,20 +23,6 @@ MIB = 1024 * 1024
 LEAST_FREE = 64 * MIB  # a few segments of the journal and the state file
 OLD_SECONDS = 3600
 _IN_MEMORY = ("tmpfs", "ramfs", "ramdisk")
-_REMOTE = (
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "afs",
-    "ceph",
-    "glusterfs",
-    "lustre",
-    "fuse",
-    "virtiofs",
-)
 
 
 def check_state_folder(config: Config) -> Iterator[Check]:
@@ -115,7 +102,7 @@ def check_file_system(kind: str | None) -> Check:
     """Whether files of the journal and of SQLite are safe on a file system of that type."""
     if kind is None:
         return ok("file system", "not told by this platform")
-    if kind.partition(".")[0] in _REMOTE:
+    if kind.partition(".")[0] in REMOTE:
         advice = "Set AGENT_TRACKER_STATE_DIR to a local disk: over a network, files are not safely shared."
         return warning("file system", f"{kind}, a network's", advice)
     if kind in _IN_MEMORY:
