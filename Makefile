@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor check docs format bench clean
+.PHONY: help setup demo test test-floor test-pythons test-frameworks chaos check docs format bench clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -17,6 +17,9 @@ demo: $(READY) ## Run agents against a tracker and show its page (ARGS=--exit le
 
 test: $(READY) ## Run all tests and tell which are the slowest (ARGS are pytest's)
 	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+chaos: $(READY) ## Kill and cut everything at random, then check what is left (ARGS=--help)
+	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 check: $(READY) ## Run linter, formatter, type checker and import rules
 	@$(BIN)/ruff check
@@ -37,11 +40,39 @@ format: $(READY) ## Format the code and mend what the linter can
 test-floor: $(VENV)-floor/.ready ## Run all tests with the oldest dependencies that are allowed
 	@$(VENV)-floor/bin/python -m pytest $(ARGS)
 
+# With nothing but the core installed: a host is not asked to have what our tests need.
+test-pythons: $(READY) ## Run the tests of processes with hosts of every supported Python that is found here
+	@set -e; tested=; for version in $(VERSIONS); do \
+	  found=$$($(FIND_PYTHON)); \
+	  if [ -z "$$found" ]; then echo "Python $$version: not found"; continue; fi; \
+	  echo "Python $$version: $$found"; \
+	  if [ ! -x $(VENV)-$$version/bin/otel-agent-tracker ]; then \
+	    "$$found" -m venv $(VENV)-$$version; \
+	    $(VENV)-$$version/bin/python -m pip install --quiet --disable-pip-version-check --editable .; \
+	  fi; \
+	  HOST_PYTHON=$(VENV)-$$version/bin/python $(BIN)/python -m pytest --quiet $(PROCESS_TESTS) $(ARGS); \
+	  tested="$$tested $$version"; \
+	done; \
+	echo "Tested with Python$$tested"; [ -n "$$tested" ]
+
+# NEWEST=1 tries the newest releases, in environments beside the others, and names the frameworks that they break.
+test-frameworks: $(READY) ## Run the live tests of agent frameworks, each in an environment of its own (NEWEST=1)
+	@FRAMEWORKS_NEWEST=$(NEWEST) $(BIN)/python -m tests.frameworks.environments
+	@FRAMEWORKS_NEWEST=$(NEWEST) $(BIN)/python -m pytest tests/frameworks/live.py $(ARGS)
+
 clean: ## Remove the environments and everything that tools have cached
-	rm -rf $(VENV) $(VENV)-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The first of these that is new enough makes the environment; PYTHON=… decides otherwise.
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+
+# Those that pyproject.toml names. A command may be there and not work, as pyenv's for a version that is not chosen.
+VERSIONS := $(shell sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml)
+IS_VERSION = import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')
+FIND_PYTHON = for candidate in python$$version "$$(pyenv prefix $$version 2>/dev/null)/bin/python"; do \
+	  if "$$candidate" -c "$(IS_VERSION)" 2>/dev/null; then echo "$$candidate"; break; fi; \
+	done
+PROCESS_TESTS := $(addprefix tests/faults/test_,exits.py forks.py sharing.py processes.py)
 
 FLOOR := $(VENV)-floor/bin/uv pip install --quiet --python $(VENV)-floor/bin/python
 

@@ -144,7 +144,7 @@ FIGURES = (
         at_least=5,
     ),
     Figure(group=_DELIVERY, what="batches at 20 ms round trip", key="delivery.far_batch", unit="/s"),
-    Figure(group=_DELIVERY, what="a backlog, in batches", key="delivery.backlog", unit="/s"),
+    Figure(group=_DELIVERY, what="a backlog, in batches", key="delivery.backlog", unit="/s", at_least=5_000),
     Figure(group=_BURST, what="lost, tracker slow", key="burst.lost_slow", unit="events", at_most=0),
     Figure(group=_BURST, what="lost, tracker down", key="burst.lost_down", unit="events", at_most=0),
     Figure(

@@ -94,11 +94,17 @@ _TAIL = """
   ours: the request is built on the caller's thread, before the call returns, so that what is accepted is finished.
   Building it on the worker would be cheaper for the caller and dearer for throughput.
 - **langfuse's observation and score** are not on disk when the call returns; ours are.
-- **A model's span below a turn** is read twice, at its start and at its end, by a processor in Python.
+- **Other people's spans.** Each is looked up by its library at its start and at its end, by a processor in Python;
+  a model's below a turn is read both times too, for ids and tokens.
+- **Touch and sweep** have budgets without a ratio, which the machine decides as much as the code does. A session that
+  ends by inference is remembered, should a turn go on with it: that is a part of each sweep.
 - **Throughput.** An event is stored in SQLite, with its session, before it is sent, and deleted when it is
   acknowledged; a batch processor keeps a list. One request for each event is bound by the HTTP client's Python.
 - **What people import.** Importing the tracker's class brings the whole way of an event but for SQLite and the
   client. The package itself imports names when they are used.
+
+Not measured yet: how fast a tracker takes batches in, its pages and queries at a million conversations, how long an
+event takes until the page shows it, and what an agent's own span costs.
 
 ## How to run them
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from benchmarks.plain_span import make_provider
 from benchmarks.sink import running_sink
 from benchmarks.timing import Subject, alone
-from otel_agent_tracker import AgentPerformanceTracker, AgentSpanProcessor
+from otel_agent_tracker import install
 
 __all__: list[str] = []
 
@@ -54,7 +54,6 @@ class OneSpan:
 
 def _measure(url: str, rounds: int) -> dict[str, float]:
     plain, watched = make_provider(url), make_provider(url)
-    watched.add_span_processor(AgentSpanProcessor())
     http: dict[str, Subject] = {
         "plain": OneSpan(plain, "GET", HTTP),
         "watched": OneSpan(watched, "GET", HTTP),
@@ -63,11 +62,14 @@ def _measure(url: str, rounds: int) -> dict[str, float]:
         "plain": OneSpan(plain, "chat", LLM),
         "watched": OneSpan(watched, "chat", LLM),
     }
-    outside = alone(http, rounds=rounds, calls=500)
-    with TemporaryDirectory() as folder, AgentPerformanceTracker(url, state_dir=Path(folder)) as tracker:
+    with TemporaryDirectory() as folder:
+        os.environ["AGENT_TRACKER_STATE_DIR"] = folder
+        tracker = install(watched, base_url=url)
+        outside = alone(http, rounds=rounds, calls=500)
         with tracker.conversation("support-bot") as conversation, conversation.turn():
             inside = alone(llm, rounds=rounds, calls=500)
         tracker.flush(10)
+        tracker.close()
     plain.shutdown()
     watched.shutdown()
     figures = {f"{name}.http.p50": times.p50 for name, times in outside.items()}

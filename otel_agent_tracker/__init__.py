@@ -10,6 +10,7 @@ Names are imported when they are first used: a plugin or hook that is loaded int
 where no agent is tracked.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from otel_agent_tracker.exporter import TrackerSpanExporter
     from otel_agent_tracker.operations import AgentOperationsTracker, AsyncAgentOperationsTracker
     from otel_agent_tracker.processor import SessionSpanProcessor
+    from otel_agent_tracker.recognition import Recognised, SpanClass
     from otel_agent_tracker.semconv import AgentStatus, ConversationQuality
     from otel_agent_tracker.tracker import AgentPerformanceTracker, AsyncAgentPerformanceTracker, SessionInfo
 
@@ -36,8 +38,10 @@ __all__ = [
     "AsyncAgentPerformanceTracker",
     "Conversation",
     "ConversationQuality",
+    "Recognised",
     "SessionInfo",
     "SessionSpanProcessor",
+    "SpanClass",
     "TrackerSpanExporter",
     "TrackerUnavailable",
     "Turn",
@@ -58,8 +62,10 @@ _HOMES = {
     "AsyncAgentPerformanceTracker": "tracker",
     "Conversation": "conversation",
     "ConversationQuality": "semconv",
+    "Recognised": "recognition",
     "SessionInfo": "tracker",
     "SessionSpanProcessor": "processor",
+    "SpanClass": "recognition",
     "TrackerSpanExporter": "exporter",
     "TrackerUnavailable": "exceptions",
     "Turn": "conversation",
@@ -68,6 +74,9 @@ _HOMES = {
     "record_feedback": "auto",
     "session": "conversation",
 }
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants our log configures logging
 
 
 def __getattr__(name: str) -> object:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import TracerProvider, get_tracer_provider
 
 from otel_agent_tracker.agents import watch
-from otel_agent_tracker.config import ApiKey
+from otel_agent_tracker.config import ApiKey, Options, Redact
+from otel_agent_tracker.recognition import Recogniser
+from otel_agent_tracker.sampling import keep_agents_visible
 from otel_agent_tracker.semconv import ConversationQuality, FeedbackSource
 from otel_agent_tracker.tracker import AgentPerformanceTracker
 
@@ -21,13 +23,19 @@ def install(
     *,
     base_url: str | None = None,
     api_key: ApiKey | None = None,
+    recognisers: Sequence[Recogniser] = (),
+    redactor: Redact | None = None,
 ) -> AgentPerformanceTracker:
     """Watch `tracer_provider`, by default the global one, and hold the pipeline of the destination.
 
-    Spans that start inside our blocks then carry their session's id. Idempotent: a second call with the same
-    destination changes nothing. Returns the tracker that `record_feedback` and `end_conversation` speak to.
+    Turns that the spans of agent frameworks show are then reported, and spans that start inside our blocks carry
+    their session's id. Spans that the provider's sampler drops are recorded for that, and exported to nobody.
+    `recognisers` are rules of your own: each is given the name and the attributes of a span that has ended, and
+    returns a `Recognised` or None; they are asked before the library's rules. `redactor` gets every text that is
+    to leave and returns what may. Idempotent: a second call with the same destination changes the rules at most,
+    and a `redactor` joins in. Returns the tracker that `record_feedback` and `end_conversation` speak to.
 
-    Raises ValueError or TypeError, before anything changes, for a provider, URL or key that is not accepted.
+    Raises ValueError or TypeError, before anything changes, for an argument that is not accepted.
     """
     global _installed
     given: object = tracer_provider
@@ -36,12 +44,18 @@ def install(
         raise TypeError(
             f"tracer_provider must be a TracerProvider, not {kind}; the tracker's URL goes to base_url="
         )
-    tracker = AgentPerformanceTracker(base_url, api_key)
+    if not all(map(callable, recognisers)):
+        raise TypeError("recognisers must be functions of a span's name and attributes")
+    options: Options = {} if redactor is None else {"redactor": redactor}
+    tracker = AgentPerformanceTracker(base_url, api_key, **options)
     with _lock:
         before, _installed = _installed, tracker
     if before is not None:
         before.close()
+    tracker._pipeline.recognise(recognisers)
     watch(tracer_provider)
+    if tracker._pipeline.is_reporting:
+        keep_agents_visible(get_tracer_provider() if tracer_provider is None else tracer_provider)
     return tracker
 
 

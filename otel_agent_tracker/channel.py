@@ -7,7 +7,6 @@ of its path succeed.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = ["Channel", "Dead", "Done", "Later", "Verdict"]
@@ -25,7 +25,7 @@ PAUSE = 60.0
 CAPABILITIES_INTERVAL = 600.0
 REFUSALS_BEFORE_DEATH = 3
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True)

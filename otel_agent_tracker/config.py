@@ -7,27 +7,40 @@ accepted, and the default stands: a typo in a deployment must not stop the host.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from hashlib import sha256
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, TypedDict
 from urllib.parse import unquote, urlsplit
 
 from otel_agent_tracker import arguments
+from otel_agent_tracker.log import Log
 
-__all__ = ["PREFIX", "ApiKey", "Config", "Durability", "Options", "UserIdPolicy", "resolve"]
+__all__ = [
+    "ARGUMENTS_ONLY",
+    "PREFIX",
+    "ApiKey",
+    "Config",
+    "Durability",
+    "Options",
+    "Redact",
+    "UserIdPolicy",
+    "resolve",
+]
 
 PREFIX = "AGENT_TRACKER_"
 MAX_PERIOD = 1e7  # in whichever unit the setting has
 DEFAULT_OTLP_ENDPOINT = "http://localhost:4318/v1/traces"
+ARGUMENTS_ONLY = frozenset({"redactor"})  # what no variable can hold
 ApiKey = str | Callable[[], str]
+Redact = Callable[[str], str]
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class Durability(StrEnum):
@@ -46,7 +59,10 @@ class UserIdPolicy(StrEnum):
 
 
 class Options(TypedDict, total=False):
-    """What a tracker object takes beside URL and key; each beats its ``AGENT_TRACKER_`` variable."""
+    """What a tracker object takes beside URL and key; each beats its ``AGENT_TRACKER_`` variable.
+
+    `redactor`, which has none, gets every text that is to leave and returns what may; see docs/privacy.md.
+    """
 
     api_key_file: str | os.PathLike[str]
     enabled: bool
@@ -67,6 +83,7 @@ class Options(TypedDict, total=False):
     otlp_content: bool
     propagate: bool
     redact: bool
+    redactor: Redact
     trust_env: bool
     allow_insecure: bool
 
@@ -99,6 +116,7 @@ class Config:
     otlp_content: bool = False
     propagate: bool = False
     redact: bool = True
+    redactor: Redact | None = field(default=None, compare=False, repr=False)
     trust_env: bool = False
     allow_insecure: bool = False
     otlp_endpoint: str = DEFAULT_OTLP_ENDPOINT
@@ -170,6 +188,8 @@ def resolve(arguments_given: Mapping[str, Any], environ: Mapping[str, str] | Non
     for name, parse in _SETTINGS.items():
         if (argument := arguments_given.get(name)) is not None:
             values[name], sources[name] = parse(_ARGUMENT_NAMES.get(name, name), argument), "argument"
+        elif name in ARGUMENTS_ONLY:
+            continue
         elif text := environ.get(variable := PREFIX + name.upper(), "").strip():
             try:
                 values[name], sources[name] = parse(variable, _from_text(name, text)), "environment"
@@ -326,6 +346,12 @@ def _api_key(name: str, value: object) -> ApiKey:
     return key
 
 
+def _redactor(name: str, value: object) -> Redact:
+    if not callable(value) or iscoroutinefunction(value):
+        raise TypeError(f"{name} must be a function that takes a str and returns one, and is not async")
+    return value
+
+
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -426,6 +452,7 @@ _SETTINGS: dict[str, Callable[[str, object], Any]] = {
     "otlp_content": _flag,
     "propagate": _flag,
     "redact": _flag,
+    "redactor": _redactor,
     "trust_env": _flag,
     "allow_insecure": _flag,
 }

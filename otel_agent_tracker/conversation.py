@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import sys
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -28,6 +28,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 from otel_agent_tracker import arguments, semconv, session_id
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.events import Ending, TurnReport
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.pipeline import Pipeline
 from otel_agent_tracker.scope import Attached, Block, Scope, current_scope, with_scope
 from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
@@ -35,7 +36,7 @@ from otel_agent_tracker.turns import Observed, with_observed
 
 __all__ = ["Conversation", "Turn", "session"]
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 _host_told = False
 _Chunk = TypeVar("_Chunk")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -122,7 +123,7 @@ class Turn(Block):
 
     Inside the block a span ``invoke_agent {agent}`` of the host's provider is current, so that what
     frameworks do nests in it. An exception makes the turn failed, a cancellation cancelled. It reports itself
-    once, when the block is left, or when the stream it was given has ended. Entering its block a second time
+    once, when the block is left and the streams it was given have ended. Entering its block a second time
     raises RuntimeError.
     """
 
@@ -140,6 +141,7 @@ class Turn(Block):
         self._start_us = 0
         self._first_chunk_us: int | None = None
         self._streams = 0
+        self._is_inside = False
         self._reported = False
         self._span: trace.Span = trace.INVALID_SPAN
         self._context = context.Context()
@@ -147,10 +149,9 @@ class Turn(Block):
 
     def fail(self, error: BaseException | str, *, error_type: str | None = None) -> None:
         """The turn failed, though no exception leaves the block."""
+        given = {} if error_type is None else {"error_type": arguments.text("error_type", error_type)}
         self._status = TurnStatus.FAILED
-        self._error = _failure(error)
-        if error_type is not None:
-            self._error["error_type"] = error_type
+        self._error = _failure(error) | given
 
     def cancel(self) -> None:
         """Nobody wanted the answer any more; that is no failure."""
@@ -184,6 +185,7 @@ class Turn(Block):
         if self.turn_id:
             raise RuntimeError("a turn is one request and its answer: make a new one for the next request")
         watch()
+        self._is_inside = True
         agent_id = self._agent_id or self._known_agent_id()
         parent = trace.get_current_span().get_span_context()
         self._start_us = self._now_us()
@@ -197,6 +199,7 @@ class Turn(Block):
     def _leave(self, error: BaseException | None) -> None:
         if self._attached is not None:
             self._attached.detach()
+        self._is_inside = False
         if error is not None:
             self._take_in(error)
         if error is not None or not self._streams:
@@ -253,7 +256,7 @@ class Turn(Block):
 
     def _end_stream(self) -> None:
         self._streams -= 1
-        if not self._streams:
+        if not self._streams and not self._is_inside:
             self._report()
 
     # --- the span, in which the host's own processors run --------------------------------------------------
@@ -290,11 +293,11 @@ class Turn(Block):
         if self._reported:
             return
         self._reported = True
+        self._observed.close()
         status, error = self._outcome()
         end_us = self._now_us()
-        self._end_span(
-            status, error.get("error_type"), self._pipeline.events.text(error.get("error_message"))
-        )
+        text = self._pipeline.events.text
+        self._end_span(status, text(error.get("error_type")), text(error.get("error_message")))
         first = self._first_chunk_us
         self._pipeline.events.turn(
             self.session_id,
@@ -341,7 +344,11 @@ class Turn(Block):
         )
 
     def _now_us(self) -> int:
-        return self._pipeline.clock.time_ns() // 1000
+        """The time; also of a clock that fails, which the host must not notice."""
+        try:
+            return self._pipeline.clock.time_ns() // 1000
+        except Exception:  # noqa: BLE001 - whatever it raises is not the host's
+            return time.time_ns() // 1000
 
 
 class _Stream(Iterator[_Chunk]):

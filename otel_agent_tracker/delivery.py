@@ -9,21 +9,24 @@ from typing import Protocol
 
 import orjson
 
-from otel_agent_tracker import forms
+from otel_agent_tracker import forms, wire
 from otel_agent_tracker.channel import Channel, Dead, Done, Later
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.lanes import Lanes
 from otel_agent_tracker.rollup import RollUp
-from otel_agent_tracker.semconv import Event
+from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.state import OutboxRow, State
+from otel_agent_tracker.suspects import Suspects
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = ["Delivery", "OtlpSender", "Sender"]
 
 LANES = 8
 ROWS_PER_LANE = 16
+UNLIMITED = 1 << 30
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+NEWEST_EVERY = 4  # rounds of a backlog
 FEEDBACK_HOLD_US = 24 * 3600 * 1_000_000
 HOLD_SECONDS = 60.0
 
@@ -107,8 +110,11 @@ class Delivery:
         self._channel = channel or Channel()
         self._lanes: Lanes[_Finished] = Lanes(LANES, wake, _failed)
         self._answers: deque[_Finished] = deque()
-        self._batch_limit = 1 << 30
+        self._halves: list[list[int]] = []  # rows of a batch that was refused, the first half last
+        self._rounds = 0
+        self._most_at_once = UNLIMITED  # in a batch; fewer after one that failed
         self._held: dict[int, float] = {}
+        self._suspects = Suspects()
         self._has_roll_ups = state.has_roll_ups()
         self._sent_before = state.newest_pending_id()  # a process that died may have sent these
 
@@ -158,23 +164,73 @@ class Delivery:
 
     def _dispatch(self, now: float) -> bool:
         """Put requests under way, or settle rows that need none; False if nothing is to be done now."""
-        batch = self._channel.batch(now)
-        most = min(batch["max_events"], self._batch_limit) if batch else LANES * ROWS_PER_LANE
-        rows = self._next_rows(now, most)
+        batch, must_ask = self._channel.batch(now), self._channel.must_ask_capabilities(now)
+        if batch is None or must_ask:
+            self._halves.clear()
+        if batch is None:
+            self._suspects = Suspects()  # single requests go on with other sessions by themselves
+        rows = self._next_rows(now, min(batch["max_events"], self._most_at_once) if batch else None)
         if not rows:
             return False
-        if self._channel.must_ask_capabilities(now):
+        if must_ask:
             self._lanes.submit(self._sender.capabilities)
-        elif batch is not None:
-            self._send_batch(batch["path"], self._parcels(rows))
+            return True
+        parcels = self._parcels(rows)
+        if batch is not None:
+            self._send_batch(batch["path"], parcels)
         else:
-            self._send_singly(self._parcels(self._to_probe(rows) if self._channel.probing else rows))
+            self._send_singly(parcels)
         return True
 
-    def _next_rows(self, now: float, most: int) -> list[OutboxRow]:
+    def _next_rows(self, now: float, batch_size: int | None) -> list[OutboxRow]:
         self._held = {row_id: until for row_id, until in self._held.items() if until > now}
-        found = self._state.pending(most + len(self._held), without_paths=self._channel.paused_paths(now))
-        return self._one_for_each_probed_path([row for row in found if row.id not in self._held])[:most]
+        paused = self._channel.paused_paths(now)
+        while self._halves:
+            if rows := self._sendable(self._left_of(self._halves.pop(), paused)):
+                return rows
+        if not self._channel.probing and (rows := self._to_send_alone(now, paused)):
+            return rows
+        if self._channel.probing and batch_size == 1:
+            rows = self._to_send_alone_first(paused)
+        else:
+            most = LANES * ROWS_PER_LANE if batch_size is None else batch_size
+            rows = self._sendable(self._waiting(most + len(self._held), paused))[:most]
+            if rows and self._channel.probing and batch_size is None:
+                rows = self._to_probe(rows)
+        return rows or self._to_send_alone(now, paused)
+
+    def _to_send_alone(self, now: float, paused: list[str]) -> list[OutboxRow]:
+        """The event for whose sake a session is set apart, if its time has come."""
+        while (row_id := self._suspects.due(now)) is not None:
+            if rows := [row for row in self._left_of([row_id], paused) if row.id not in self._held]:
+                return rows
+            self._suspects.forget(row_id)
+        return []
+
+    def _waiting(self, most: int, paused: list[str]) -> list[OutboxRow]:
+        """The oldest events; of a backlog, now and then those of the newest sessions before, lest they wait for it."""
+        apart = self._suspects.lanes()
+        oldest = self._state.pending(most, without_paths=paused, without_lanes=apart)
+        if len(oldest) < most or self._channel.probing:
+            return oldest
+        self._rounds += 1
+        if self._rounds % NEWEST_EVERY:
+            return oldest
+        newest = self._state.newest(
+            most, of_each_lane=ROWS_PER_LANE, without_paths=paused, without_lanes=apart
+        )
+        return list({row.id: row for row in newest + oldest}.values())
+
+    def _left_of(self, ids: list[int], paused: list[str]) -> list[OutboxRow]:
+        """Those of the rows that are still to be delivered, and now."""
+        found = filter(None, map(self._state.row, ids))
+        return [row for row, is_dead in found if not is_dead and row.path not in paused]
+
+    def _sendable(self, rows: list[OutboxRow]) -> list[OutboxRow]:
+        apart = self._suspects.lanes()
+        return self._one_for_each_probed_path(
+            [row for row in rows if row.id not in self._held and row.lane not in apart]
+        )
 
     def _one_for_each_probed_path(self, rows: list[OutboxRow]) -> list[OutboxRow]:
         """Of a path that was refused only one event goes: one that was not refused itself, if there is one."""
@@ -190,6 +246,18 @@ class Delivery:
         refused_until = self._channel.refused_until
         firsts = {(row.lane, refused_until(row.path)): row for row in reversed(rows)}.values()
         return [min(firsts, key=lambda row: (refused_until(row.path), row.attempts, row.id))]
+
+    def _to_send_alone_first(self, paused: list[str]) -> list[OutboxRow]:
+        """The oldest event of a session of which none has failed alone: the one to blame is found by that.
+
+        Once each has, it is an outage, and they take turns: one that always fails would keep all others from telling.
+        """
+        most = LANES * ROWS_PER_LANE + len(self._held)
+        untried = self._state.pending(most, without_paths=paused, without_lanes=self._suspects.known_lanes())
+        if rows := self._sendable(untried):
+            return rows[:1]
+        tried = self._sendable(self._left_of(self._suspects.known(), paused))
+        return self._to_probe(tried) if tried else self._sendable(self._waiting(most, paused))[:1]
 
     def _send_batch(self, path: str, parcels: list[_Parcel]) -> None:
         if not parcels:
@@ -250,6 +318,9 @@ class Delivery:
                 return None
             case Event.CONVERSATION_FEEDBACK if not offered.feedback:
                 return self._feedback(row)
+            case Event.CONVERSATION if offered == _NOTHING and self._is_second_end(row):
+                self._state.delivered([row.id])
+                return None
             case Event.CONVERSATION:
                 return self._end(row, offered)
         return _Parcel(row, row.path, row.body)
@@ -274,6 +345,16 @@ class Delivery:
         body = forms.end_with_feedback(row.body, [one.body for one in given])
         return _Parcel(row, row.path, body, companions=tuple(one.id for one in given))
 
+    def _is_second_end(self, row: OutboxRow) -> bool:
+        """Whether another process ended the conversation by call before: then a plain tracker must not hear it.
+
+        It knows no outcome rules, and would take the later end for the outcome.
+        """
+        ended = self._state.tombstone(row.lane)
+        if ended is None or ended.ended_by != EndedBy.CALL or row.time_us <= ended.end_us:
+            return False
+        return wire.parse_time(orjson.loads(row.body)["start_time"]) <= ended.end_us
+
     def _feedback(self, row: OutboxRow) -> _Parcel | None:
         """With the end that is still to come or to be sent, else as a second end, else it waits, for a day."""
         live, ended = self._state.session(row.lane), self._state.tombstone(row.lane)
@@ -295,7 +376,9 @@ class Delivery:
 
     def _seconds_to_held(self, now: float) -> float | None:
         paused = HOLD_SECONDS if self._channel.paused_paths(now) else None
-        return min((until - now for until in self._held.values()), default=paused)
+        held = min((until - now for until in self._held.values()), default=paused)
+        apart = self._suspects.seconds_to_next(now)
+        return min((seconds for seconds in (held, apart) if seconds is not None), default=None)
 
     # --- answers --------------------------------------------------------------------------------------------
 
@@ -314,21 +397,38 @@ class Delivery:
     def _settle_batch(self, path: str, parcels: list[_Parcel], result: Result | list[Result]) -> None:
         """A batch that is refused as a whole is halved until the event to blame is alone."""
         now = self._clock.monotonic()
+        ids = [parcel.row.id for parcel in parcels]
         match result:
             case list():
                 self._settle_parcels(zip(parcels, result, strict=True))
-                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
+                self._most_at_once = min(2 * self._most_at_once, UNLIMITED)
             case Refused() if len(parcels) > 1:
-                self._batch_limit = len(parcels) // 2
+                self._halve(ids)
             case NotOffered(_, reason):
                 self._channel.refuse_batches(path, reason, now)
             case Retry() | Misconfigured():
                 with self._state.transaction():
-                    self._state.note_attempts([parcel.row.id for parcel in parcels], result.reason)
+                    self._state.note_attempts(ids, result.reason)
+                if len(parcels) > 1:
+                    self._most_at_once = len(parcels) // 2  # there may be no time for so many
+                else:
+                    self._suspects.failed_alone(ids[0], parcels[0].row.lane, now)
+                self._keep_halves(ids)
                 self._channel.fail(result, now)
             case _:
                 self._settle_parcels((parcel, result) for parcel in parcels)
-                self._batch_limit = min(self._batch_limit * 2, 1 << 30)
+                self._most_at_once = min(2 * self._most_at_once, UNLIMITED)
+
+    def _keep_halves(self, failed: list[int]) -> None:
+        """Of a refused batch a part has failed: it goes first again, for the rest may hold what comes after it."""
+        if len(failed) == 1:
+            self._halves.clear()  # it may always fail, and the rest must not wait for that
+        elif self._halves:
+            self._halve(failed)
+
+    def _halve(self, ids: list[int]) -> None:
+        middle = len(ids) // 2
+        self._halves += (ids[middle:], ids[:middle])
 
     def _settle_parcels(self, sent: Iterable[tuple[_Parcel, Result]]) -> None:
         now = self._clock.monotonic()
@@ -340,20 +440,28 @@ class Delivery:
                 match self._channel.judge(row.event_id, parcel.path, result, now, sent_before=sent_before):
                     case Done():
                         delivered += (row.id, *parcel.companions)
+                        self._suspects.forget(row.id)
                         self._release_feedback(row)
                     case Later(reason, seconds):
                         self._state.note_attempts([row.id], reason)
                         if seconds:
                             self._held[row.id] = now + seconds
                     case Dead(reason):
+                        self._suspects.forget(row.id)
+                        self._state.note_attempts([row.id], reason)
                         self._state.dead_letter(row.id, reason)
             self._state.delivered(delivered)
+        if delivered:
+            self._suspects.others_succeeded()
 
     def _release_feedback(self, row: OutboxRow) -> None:
         """Feedback that waited for this end need wait no longer."""
         if row.event == Event.CONVERSATION and self._held:
             for feedback in self._waiting_feedback(row.lane):
                 self._held.pop(feedback.id, None)
+
+
+_NOTHING = Capabilities()
 
 
 def _failed(error: Exception) -> Retry:

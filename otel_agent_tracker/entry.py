@@ -57,11 +57,11 @@ class Entry(NamedTuple):
         if not (
             isinstance(fields, list)
             and isinstance(request, dict)
-            and len(fields) == len(_HEAD)
-            and all(isinstance(field, kind) for field, kind in zip(fields, _HEAD, strict=True))
+            and len(fields) >= len(_HEAD)  # the next release may add some
+            and all(isinstance(field, kind) for field, kind in zip(fields, _HEAD, strict=False))
         ):
             raise ValueError("the frame holds no entry of this release")
-        event, event_id, path, agent_id, time_us, session_id, service, lacks = fields
+        event, event_id, path, agent_id, time_us, session_id, service, lacks, *_ = fields
         return cls(
             Event(event), event_id, path, request, agent_id, time_us, session_id, service, tuple(lacks), otlp
         )

@@ -6,16 +6,18 @@ path for every end, by call or inferred.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import functools
+import time
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from otel_agent_tracker import metadata as json_copy
 from otel_agent_tracker import semconv, session_id
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import UserIdPolicy
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.redaction import Redactor
 from otel_agent_tracker.semconv import (
@@ -35,7 +37,9 @@ __all__ = ["Ending", "Events", "TurnReport"]
 
 WARNING_INTERVAL = 60.0  # seconds
 
-_logger = logging.getLogger(__name__)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+_logger = Log(__name__)
 
 
 class Ending(NamedTuple):
@@ -67,8 +71,38 @@ class TurnReport(NamedTuple):
     user_id: str | None = None
 
 
+def _guarded(event: Event, otherwise: Callable[..., object]) -> Callable[[_Method], _Method]:
+    """The boundary at which a mistake of ours ends: the event is lost, counted and logged, and `otherwise` answers."""
+
+    def decorated(method: _Method) -> _Method:
+        @functools.wraps(method)
+        def guarded(self: Events, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception:  # noqa: BLE001 - it is called by the host's threads, which must not notice
+                self._provider.tell_failure(event)
+                return otherwise(*args, **kwargs)
+
+        return cast("_Method", guarded)
+
+    return decorated
+
+
+def _nothing(*args: object, **kwargs: object) -> None:
+    return None
+
+
+def _false(*args: object, **kwargs: object) -> bool:
+    return False
+
+
+def _last_resort_id(agent_id: str, **kwargs: object) -> str:
+    """The host gets a session id all the same, and may go on with it."""
+    return session_id.mint(agent_id, int(time.time()))
+
+
 class Events:
-    """Makes the event spans of one pipeline; safe from any thread, never waits."""
+    """Makes the event spans of one pipeline; safe from any thread, never waits, raises nothing."""
 
     def __init__(
         self,
@@ -95,6 +129,7 @@ class Events:
 
     # --- conversations --------------------------------------------------------------------------------------
 
+    @_guarded(Event.CONVERSATION_START, _last_resort_id)
     def start(self, agent_id: str, *, user_id: str | None, metadata: Mapping[str, Any] | None) -> str:
         """Start a conversation by call; returns its new session id."""
         now_us = self._now_us()
@@ -102,6 +137,7 @@ class Events:
         self._start(session, agent_id, now_us, user_id=user_id, metadata=metadata, origin=Origin.CALL)
         return session
 
+    @_guarded(Event.CONVERSATION_TURN, _nothing)
     def turn(self, session: str, report: TurnReport) -> None:
         """A turn of `session` has ended; opens the session, or its next conversation, if it is not open."""
         agent_id = self._open_for_turn(session, report)
@@ -110,7 +146,7 @@ class Events:
             semconv.TURN_ID: report.turn_id,
             semconv.TURN_STATUS: report.status,
             semconv.USER_ID: self._user_id(report.user_id),
-            semconv.ERROR_TYPE: report.error_type,
+            semconv.ERROR_TYPE: self.text(report.error_type),
             semconv.ERROR_MESSAGE: message,
             semconv.TIME_TO_FIRST_TOKEN: report.time_to_first_token,
             semconv.GEN_AI_INPUT_TOKENS: report.input_tokens,
@@ -127,6 +163,34 @@ class Events:
             error=(message or "") if report.status is TurnStatus.FAILED else None,
         )
 
+    @_guarded(Event.CONVERSATION, _nothing)
+    def turn_alone(self, report: TurnReport) -> None:
+        """A turn of no known session: a conversation of its own, which ends with it."""
+        session, end_us = report.turn_id, max(report.end_us, report.start_us)
+        self.turn(session, report)
+        live = self._sessions.take(session, ended_at_us=end_us)
+        failed = report.status is TurnStatus.FAILED
+        attributes: dict[str, Any] = {
+            semconv.OUTCOME: Outcome.FAILED if failed else Outcome.COMPLETED,
+            semconv.ENDED_BY: EndedBy.TURN,
+            semconv.LAST_ACTIVITY_TIME: end_us * 1000,
+            semconv.IDLE_SECONDS: 0.0,
+            semconv.UNGROUPED: True,
+            semconv.ORIGIN: Origin.RECOGNISED,
+            semconv.USER_ID: self._user_id(report.user_id),
+        }
+        if failed:
+            attributes |= self._error(report.error_type, report.error_message)
+        self._emit_end(
+            session,
+            attributes,
+            agent_id=live.agent_id if live else report.agent_id or self._default_agent_id,
+            start_us=report.start_us,
+            end_us=end_us,
+            event_id=session_id.derived_event_id(Event.CONVERSATION, session, end_us),
+        )
+
+    @_guarded(Event.CONVERSATION, _false)
     def end(self, session: str, ending: Ending) -> bool:
         """End `session` by call; False if it has ended before, or is unknown and not of our form."""
         live = self._sessions.take(session)
@@ -160,6 +224,7 @@ class Events:
             event_id=session_id.derived_event_id(Event.CONVERSATION, session.session_id, ended_us),
         )
 
+    @_guarded(Event.CONVERSATION_FEEDBACK, _nothing)
     def feedback(
         self,
         session: str,
@@ -181,7 +246,7 @@ class Events:
             semconv.FEEDBACK_SOURCE: source,
             semconv.FEEDBACK_SCORE: score,
             semconv.FEEDBACK_THUMBS: thumbs,
-            semconv.FEEDBACK_NAME: name,
+            semconv.FEEDBACK_NAME: self.text(name),
             semconv.FEEDBACK_TEXT: self.text(text),
             semconv.FEEDBACK_TURN_ID: turn_id,
         }
@@ -197,14 +262,16 @@ class Events:
 
     # --- agents ---------------------------------------------------------------------------------------------
 
+    @_guarded(Event.AGENT_REGISTER, _nothing)
     def register(self, agent_id: str, *, sdk_version: str | None, metadata: Mapping[str, Any] | None) -> None:
         """An agent is there."""
         self._emit_agent(
             Event.AGENT_REGISTER,
             agent_id,
-            {semconv.AGENT_SDK_VERSION: sdk_version, semconv.METADATA: self._metadata(metadata)},
+            {semconv.AGENT_SDK_VERSION: self.text(sdk_version), semconv.METADATA: self._metadata(metadata)},
         )
 
+    @_guarded(Event.AGENT_STATUS, _nothing)
     def status(
         self,
         agent_id: str,
@@ -224,17 +291,20 @@ class Events:
             },
         )
 
+    @_guarded(Event.AGENT_ACTIVITY, _nothing)
     def activity(self, agent_id: str, action: str, details: object, *, duration: float | None) -> None:
         """An agent did something outside a conversation, for `duration` seconds until now."""
         attributes = {
             semconv.AGENT_ACTION: self.text(action),
-            semconv.AGENT_DETAILS: self._redactor.json_text(json_copy.to_json_text(details)),
+            semconv.AGENT_DETAILS: self._clean(
+                lambda: self._redactor.json_text(json_copy.to_json_text(details))
+            ),
         }
         self._emit_agent(Event.AGENT_ACTIVITY, agent_id, attributes, duration=duration or 0.0)
 
     def text(self, text: str | None) -> str | None:
         """Free text as events carry it: bounded, and without secrets."""
-        return None if text is None else self._redactor.text(json_copy.copy_text(text))
+        return None if text is None else self._clean(lambda: self._redactor.text(json_copy.copy_text(text)))
 
     # --- how ------------------------------------------------------------------------------------------------
 
@@ -268,15 +338,14 @@ class Events:
 
     def _open_for_turn(self, session: str, report: TurnReport) -> str:
         """The agent of `session`, which is open when this returns."""
-        live = self._sessions.get(session)
+        live = self._sessions.get(session) or self._sessions.resume(session, turn_start_us=report.start_us)
         if live is not None:
             return live.agent_id
         parsed = session_id.parse(session)
         agent_id = report.agent_id or (parsed.agent_id if parsed else self._default_agent_id)
-        ended_us = self._sessions.ended_at_us(session)
-        if ended_us is not None and report.start_us <= ended_us:
-            return agent_id  # it began before the end: it belongs to the conversation that ended
-        if parsed and ended_us is None and session not in self._sessions:
+        if self._sessions.belongs_to_ended(session, report.start_us):
+            return agent_id
+        if parsed and not self._sessions.ended(session) and session not in self._sessions:
             # an id of ours that is unknown here was started by call in another process
             start_us = min(parsed.start_seconds * 1_000_000, report.start_us)
             user_id = self._user_id(report.user_id)
@@ -289,7 +358,7 @@ class Events:
             start_us,
             user_id=report.user_id,
             metadata=None,
-            origin=Origin.RECOGNISED,
+            origin=self._sessions.origin_of_next(session),
             event_id=session_id.derived_event_id(Event.CONVERSATION_START, session, start_us),
         )
         return agent_id
@@ -350,14 +419,15 @@ class Events:
                 return {semconv.OUTCOME: Outcome.COMPLETED}
             return {
                 semconv.OUTCOME: Outcome.FAILED,
-                **self._error(session.error_type, session.error_message),
+                semconv.ERROR_TYPE: session.error_type,  # these came with a turn: a redactor has seen them
+                semconv.ERROR_MESSAGE: session.error_message or "",
             }
         evicted = ended_by is EndedBy.EVICTED
         reason = ExpiryReason.EVICTED if evicted else ExpiryReason.TTL_TIMEOUT
         return {semconv.OUTCOME: Outcome.EXPIRED, semconv.EXPIRY_REASON: reason}
 
     def _error(self, error_type: str | None, message: str | None) -> dict[str, Any]:
-        return {semconv.ERROR_TYPE: error_type, semconv.ERROR_MESSAGE: self.text(message) or ""}
+        return {semconv.ERROR_TYPE: self.text(error_type), semconv.ERROR_MESSAGE: self.text(message) or ""}
 
     def _emit_end(
         self,
@@ -427,12 +497,12 @@ class Events:
             end_us=now_us,
         )
 
-    def _warn(self, message: str, session: str) -> None:
+    def _warn(self, message: str, detail: str) -> None:
         """One line a minute for each message."""
         now = self._clock.monotonic()
         if now >= self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
             self._warned_at[message] = now
-            _logger.warning(message, session)
+            _logger.warning(message, detail)
 
     def _now_us(self) -> int:
         return self._clock.time_ns() // 1000
@@ -444,7 +514,15 @@ class Events:
     def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
         if metadata is None:
             return None
-        return self._redactor.json_text(json_copy.to_json_text(metadata))
+        return self._clean(lambda: self._redactor.json_text(json_copy.to_json_text(metadata)))
+
+    def _clean(self, clean: Callable[[], str]) -> str | None:
+        """What `clean` returns; if it fails, the event goes without, since a secret may be in it."""
+        try:
+            return clean()
+        except Exception as error:  # noqa: BLE001 - the event matters more than its text
+            self._warn("a text could not be searched for secrets and is left out: %s", type(error).__name__)
+            return None
 
     def _user_id(self, user_id: str | None) -> str | None:
         if user_id is None or self._user_id_policy is UserIdPolicy.KEEP:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from otel_agent_tracker.log import Log
 
 if TYPE_CHECKING:
     from otel_agent_tracker.state import Counts
@@ -16,7 +17,7 @@ __all__ = ["FlushRequest", "Snapshot", "WorkerHandle"]
 
 RESTART_INTERVAL = 60.0  # seconds
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,12 +37,13 @@ class FlushRequest:
 class Snapshot:
     """The books as the worker last saw them, and how far it had read this process's journal then.
 
-    `pressure` is the share of the state folder's limit that is used.
+    `booked` is how many of the events that this process could not keep are in them, by kind; `pressure` is the
+    share of the state folder's limit that is used.
     """
 
     counts: Counts
     absorbed: int
-    dropped: int
+    booked: Mapping[str, int]
     pressure: float
 
 
@@ -57,10 +59,15 @@ class WorkerHandle:
         self.stopping = threading.Event()
         self.urgent = threading.Event()
         self.snapshot: Snapshot | None = None
+        self.tally: Counter[str] = Counter()
+        """What the worker has counted since the process began; the state file's counters count for all processes."""
         self.stepping = threading.Lock()
         """Held by the worker while it is in the middle of something, not while it sleeps."""
         self.suspend: Callable[[], None] = lambda: None
         """Lets go of what a forked child must not inherit; the worker sets it."""
+        self.is_forked = False
+        """Whether the process has been forked: then no step should take long."""
+        self._forking = threading.Lock()  # held by a thread that waits to fork
         self._paused_by: int | None = None
         self._published = threading.Event()
         self._main = main
@@ -81,7 +88,7 @@ class WorkerHandle:
             self._thread = threading.Thread(target=self._run, name="otel-agent-tracker", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:
+            except (RuntimeError, MemoryError):
                 self._thread = None
                 _logger.debug("no thread can be started; events stay where they are")
 
@@ -126,13 +133,25 @@ class WorkerHandle:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
 
+    def give_way(self) -> None:
+        """Let a thread that waits to fork go first; for the worker in a long cycle, with no transaction open."""
+        if self._forking.locked():
+            self.stepping.release()
+            with self._forking:  # until that thread has `stepping`, or has given up
+                pass
+            self.stepping.acquire()
+
     def pause_for_fork(self, timeout_seconds: float) -> bool:
-        """Hold the worker between two cycles, with nothing open that a child must not inherit.
+        """Hold the worker between two steps, with nothing open that a child must not inherit.
 
         False if it was still in the middle of one after `timeout_seconds`; then nothing is held.
         """
-        if self._thread is threading.current_thread() or not self.stepping.acquire(timeout=timeout_seconds):
+        if self._thread is threading.current_thread():
             return False
+        self.is_forked = True
+        with self._forking:
+            if not self.stepping.acquire(timeout=timeout_seconds):
+                return False
         try:
             self.suspend()
         except BaseException:

@@ -15,10 +15,10 @@ import errno
 import itertools
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import RLock
@@ -44,7 +44,7 @@ class JournalCounters:
 
     Every call of `append` is counted once, in `appended` or in `dropped`; `not_durable` are those of
     `appended` that had to wait in memory, whatever became of them; `dropped` also counts what still waited
-    there at `close`.
+    there at `close`. `refused` are events, by kind, that were not let as far as `append`.
     """
 
     appended: int = 0
@@ -52,6 +52,11 @@ class JournalCounters:
     dropped: int = 0
     made_by_callers: int = 0
     skipped_bytes: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def lost(self) -> Counter[str]:
+        """How many events were not kept, by kind; those dropped here have the kind ``journal``."""
+        return Counter(journal=self.dropped) + self.refused.copy()
 
 
 class MemoryJournal:
@@ -91,8 +96,16 @@ class MemoryJournal:
         self._notify()
         return False
 
+    def refuse(self, kind: str) -> None:
+        """Count an event of this kind that is not to be kept, from any thread."""
+        with self._lock:
+            self.counters.refused[kind] += 1
+
     def prepare(self) -> None:
         """Make ready for what will be appended; the worker calls it in each of its cycles."""
+
+    def save_ring(self) -> None:
+        """Bring what waits in memory to disk; for a worker that cannot store it elsewhere just now."""
 
     def adopt(self) -> int:
         """Take over what dead processes left; how many segments that were."""
@@ -245,10 +258,7 @@ class Journal(MemoryJournal):
         return True
 
     def prepare(self) -> None:
-        """Keep two segments ready and notice deleted ones; after a refusal try the disk again.
-
-        When it accepts, what waits in memory goes to disk.
-        """
+        """Keep two segments ready and notice deleted ones; after a refusal try the disk again."""
         if self._closed:
             return
         self._abandon_deleted()
@@ -258,6 +268,17 @@ class Journal(MemoryJournal):
         try:
             self._make_spares()
             self.refusal = None
+        except OSError as error:
+            self.refusal = error
+
+    def save_ring(self) -> None:
+        """Bring what waits in memory to disk, if that accepts; for a worker that cannot store it just now.
+
+        It comes behind what is on disk already, though it be older: a worker that can stores it from memory.
+        """
+        if self._closed or self.refusal is not None:
+            return
+        try:
             self._move_ring_to_disk()
         except OSError as error:
             self.refusal = error

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
+from otel_agent_tracker.log import Log
+
 __all__ = ["Lanes"]
 
 _Result = TypeVar("_Result")
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class Lanes(Generic[_Result]):
@@ -68,7 +69,7 @@ class Lanes(Generic[_Result]):
         thread = threading.Thread(target=self._run, name="otel-agent-tracker-lane", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             _logger.debug("no lane can be started: %s", error)
         else:
             self._threads.append(thread)

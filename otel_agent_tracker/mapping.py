@@ -15,7 +15,7 @@ from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.sdk_private import attributes_of
 from otel_agent_tracker.semconv import EndedBy, Event, ExpiryReason, Origin, Outcome, TurnStatus
 
-__all__ = ["MARK", "complete", "service_of", "to_request"]
+__all__ = ["MARK", "complete", "ended_by", "service_of", "to_request"]
 
 Json = dict[str, Any]
 
@@ -56,6 +56,11 @@ def complete(entry: Entry, *, agent_id: str | None, start_us: int | None) -> Ent
         body["start_time"] = wire.format_time(min(start_us, end_us))
         body["duration_seconds"] = _seconds(start_us, end_us)
     return entry._replace(body=body, agent_id=body["agent_id"], lacks=())
+
+
+def ended_by(entry: Entry) -> str:
+    """What ended the conversation, as the end `entry` says."""
+    return str(entry.body.get("metadata", {}).get(MARK, {}).get("ended_by", EndedBy.CALL))
 
 
 def service_of(resource: Resource) -> Json:

@@ -23,7 +23,7 @@ import orjson
 __all__ = ["TRUNCATED", "copy_json", "copy_text", "to_json_text"]
 
 MAX_BYTES = 65_536  # of the JSON text
-MAX_STEPS = 320  # counted, not timed: as many as fit into 200 µs; see _HEAVY
+MAX_STEPS = 290  # counted, not timed: as many as fit into 200 µs; see _HEAVY
 MAX_DEPTH = 20
 MAX_STRING = 4_096  # characters
 MAX_TEXT = 65_536  # characters
@@ -298,7 +298,7 @@ def _without_surrogates(text: str) -> str:
 
 _Way = Callable[[_Copier, Any], Any]
 _ATTEMPTS = 3
-_HEAVY = 3  # further steps that a value takes which is entered, or whose text is made
+_HEAVY = 4  # further steps that a value takes which is entered, or whose text is made
 _LONGEST_INTEGER = 512  # bits; the text of longer ones takes quadratic time
 _LONGEST_NUMBER = 24
 _PUNCTUATION = 4  # colon and comma of an item, brackets of its value

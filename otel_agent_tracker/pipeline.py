@@ -10,11 +10,12 @@ import atexit
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -23,18 +24,22 @@ from opentelemetry.context import attach, detach, get_current, set_value
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from otel_agent_tracker import sdk_private
+from otel_agent_tracker import agents, metrics, sdk_private
 from otel_agent_tracker.agents import add_toucher, remove_toucher
 from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
-from otel_agent_tracker.config import Config, Durability
+from otel_agent_tracker.config import Config, Durability, Redact
 from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.events import Events
 from otel_agent_tracker.exporter import TrackerSpanExporter
 from otel_agent_tracker.handle import WorkerHandle
 from otel_agent_tracker.journal import DISK_SUPPORTED, Journal, MemoryJournal
+from otel_agent_tracker.log import Log
+from otel_agent_tracker.metrics import Counted, FolderNow
 from otel_agent_tracker.processor import SessionSpanProcessor
 from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.recognition import Reader, Recogniser
 from otel_agent_tracker.redaction import Redactor
+from otel_agent_tracker.reporting import TurnReporter
 from otel_agent_tracker.semconv import Event
 from otel_agent_tracker.sender_lock import SenderLock
 from otel_agent_tracker.sessions import SessionMap
@@ -44,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 LEAST_LIMIT = 4 * 1024 * 1024  # bytes; on a disk that is full already, the disk itself refuses
 LONGEST_PAUSE_SECONDS = 1.0
@@ -72,22 +77,56 @@ class Pipeline:
         self.holders = 0
         self._stop_by = float("inf")
         self._copying: SpanProcessor | None = None
-        self._refused: Counter[str] = Counter()
+        self._reporter: TurnReporter | None = None
         self._enabled = sender is not None or config.disabled_because is None
         self._journal = self._make_journal()
         self._sender_lock = self._make_sender_lock()
         self._handle = WorkerHandle(self._work, self._journal.wake)
-        self._provider = EventProvider(self._processors(), failed=self._count_refused)
+        self._provider = EventProvider(self._processors(), failed=self._journal.refuse)
+        self._redactor = Redactor(enabled=config.redact, extra=config.redactor)
         self.events = Events(
             self._provider,
             self.sessions,
             clock,
-            Redactor(enabled=config.redact),
+            self._redactor,
             user_id_policy=config.user_id,
             default_agent_id=config.agent_id or config.service_name,
         )
         add_toucher(self.sessions.touch)
         _pipelines.add(self)
+        if self._enabled:
+            metrics.observe(self)
+
+    @property
+    def redactor(self) -> Redact | None:
+        """The user's function that every text goes through, whenever it is set."""
+        return self._redactor.extra
+
+    @redactor.setter
+    def redactor(self, redactor: Redact) -> None:
+        self._redactor.extra = redactor
+
+    def recognise(self, recognisers: Iterable[Recogniser] = ()) -> None:
+        """Report the turns that other people's spans show; the last pipeline that is told to gets them all."""
+        if not self._enabled:
+            return
+        config = self.config
+        self._reporter = TurnReporter(
+            self.events,
+            Reader(config.id_precedence, recognisers),
+            self.clock,
+            agent_id=config.agent_id,
+            service_name=config.service_name,
+            ungrouped=config.ungrouped,
+            reads_baggage=config.propagate,
+            expect_tick=lambda: self._handle.start(),  # not the handle of now: a forked child has its own
+        )
+        agents.report_to(self._reporter)
+
+    @property
+    def is_reporting(self) -> bool:
+        """Whether it was told to report other people's turns, and is not disabled."""
+        return self._reporter is not None
 
     def start_if_pending(self) -> None:
         """Start the worker if an earlier process left events in the state folder."""
@@ -108,27 +147,60 @@ class Pipeline:
         """The books of the state folder, with what this process has accepted and its worker not yet seen."""
         snapshot = self._handle.seen(FIRST_LOOK_SECONDS) if self._enabled else None
         counters = self._journal.counters
-        refused = dict(self._refused)
-        unseen = counters.appended - (snapshot.absorbed if snapshot else 0)
-        dropped = counters.dropped - (snapshot.dropped if snapshot else 0)
-        counts = snapshot.counts if snapshot else None
-        by_kind = (
-            Counter(counts.dropped_by_kind if counts else {}) + Counter(refused) + Counter(journal=dropped)
-        )
-        oldest_us = counts.oldest_pending_us if counts else None
+        unseen, unbooked, by_kind = counters.appended, counters.lost(), Counter[str]()
+        accepted = delivered = pending = dead_lettered = 0
+        oldest_us = None
+        if snapshot is not None:
+            counts = snapshot.counts
+            unseen -= snapshot.absorbed
+            unbooked -= Counter(snapshot.booked)
+            by_kind += Counter(counts.dropped_by_kind)
+            accepted, delivered, pending = counts.accepted, counts.delivered, counts.pending
+            dead_lettered, oldest_us = counts.dead_lettered, counts.oldest_pending_us
+        by_kind += unbooked
         now_us = self.clock.time_ns() // 1000
-        delivered, dead = (counts.delivered, counts.dead_lettered) if counts else (0, 0)
-        pending = (counts.pending if counts else 0) + unseen
-        all_dropped = sum(by_kind.values())
         return {
-            "accepted": (counts.accepted if counts else 0) + unseen + dropped + sum(refused.values()),
+            "accepted": accepted + unseen + unbooked.total(),
             "delivered": delivered,
-            "pending": pending,
-            "dead_lettered": dead,
-            "dropped": all_dropped,
+            "pending": pending + unseen,
+            "dead_lettered": dead_lettered,
+            "dropped": by_kind.total(),
             "dropped_by_kind": dict(by_kind),
             "oldest_pending_seconds": 0.0 if oldest_us is None else max(0.0, (now_us - oldest_us) / 1e6),
+            "skipped_bytes": counters.skipped_bytes,
         }
+
+    @property
+    def destination(self) -> str:
+        """The URL that events go to."""
+        return self.config.destination
+
+    def counted(self) -> Counted:
+        """What this process alone has accepted, delivered, lost and ended, for metrics; nothing is waited for."""
+        counters, tally = self._journal.counters, dict(self._handle.tally)
+        lost = counters.lost()
+        return Counted(
+            accepted=counters.appended + lost.total(),
+            delivered=tally.get("delivered", 0),
+            rejected=tally.get("dead_lettered", 0),
+            dropped=+lost + Counter(unreadable=tally.get("dropped.unreadable", 0)),
+            ended={_way(name): number for name, number in tally.items() if name.startswith("ended.")},
+        )
+
+    def folder_now(self) -> FolderNow | None:
+        """The state folder as the worker last saw it, for metrics; nothing is waited for."""
+        snapshot = self._handle.snapshot
+        if snapshot is None:
+            return None
+        counts, on_disk = snapshot.counts, isinstance(self._journal, Journal)
+        since_us = self.clock.time_ns() // 1000 - (counts.oldest_pending_us or 0)
+        return FolderNow(
+            name=f"{self.config.state_folder.name if on_disk else 'memory'}-{counts.identity:016x}",
+            pending=counts.pending + self._journal.counters.appended - snapshot.absorbed,
+            dead_letters=counts.dead_lettered,
+            oldest_pending_age=0.0 if counts.oldest_pending_us is None else max(0.0, since_us / 1e6),
+            live_sessions=self.sessions.count_live(),
+        )
 
     def release(self) -> None:
         """One holder less; with the last one the pipeline closes."""
@@ -144,12 +216,17 @@ class Pipeline:
     def close(self) -> None:
         """Flush for a moment and stop; what is not delivered stays on disk. Idempotent."""
         self.stop()
+        if self._reporter is not None:
+            agents.stop_reporting(self._reporter)
         remove_toucher(self.sessions.touch)
         self._provider.shutdown()
+        metrics.forget(self)
         self._journal.close()
 
     def begin_to_stop(self) -> None:
         """Tell the worker to deliver what it can and end; `stop` waits for that."""
+        if self._reporter is not None:
+            agents.release(self._reporter)
         self._stop_by = min(self._stop_by, time.monotonic() + self.config.flush_timeout_seconds + 0.5)
         self._handle.stopping.set()
         self._handle.wake()
@@ -177,7 +254,6 @@ class Pipeline:
         self.sessions.after_fork_in_child()
         self._provider.after_fork_in_child()
         self.events.after_fork_in_child()
-        self._refused = Counter()
         self._stop_by = float("inf")
         self._handle = WorkerHandle(self._work, self._journal.wake)
 
@@ -215,14 +291,11 @@ class Pipeline:
         """Keep the entry; beyond the limit of the state folder the least important kinds are refused first."""
         snapshot = self._handle.snapshot
         if snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0):
-            self._count_refused(entry.event)
+            self._journal.refuse(entry.event)
             return
         self._journal.append(entry.encode())
         if not self._handle.started:
             self._handle.start()
-
-    def _count_refused(self, event: str) -> None:
-        self._refused[event] += 1
 
     def _work(self, handle: WorkerHandle) -> None:
         """What the worker's thread runs; nothing that it sends is instrumented."""
@@ -242,18 +315,23 @@ class Pipeline:
                 self._sender_lock,
                 folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
                 otlp=self.config.to_otlp,
-                limit_bytes=self._limit_bytes(),
+                limit_bytes=self._limit_bytes,
                 cleanup_interval=lambda: self.cleanup_interval_seconds,
                 exit_flush_seconds=self.config.flush_timeout_seconds,
+                tick=self._tick,
             ).run()
         finally:
             detach(token)
 
-    def _limit_bytes(self) -> int:
-        """How large the state file may become: as configured, but at most a tenth of what the disk has free."""
+    def _tick(self) -> None:
+        if self._reporter is not None:
+            agents.tick(self._reporter)
+
+    def _limit_bytes(self, used: int) -> int:
+        """How large a state file of `used` bytes may become: as configured, but by at most a tenth of the free disk."""
         limit = int(self.config.outbox_max_mb * 1024 * 1024)
         with suppress(OSError):
-            return max(LEAST_LIMIT, min(limit, self._free_bytes() // 10))
+            return max(LEAST_LIMIT, min(limit, used + self._free_bytes() // 10))
         return limit  # a disk that cannot be asked says by itself when it is full
 
     def _free_bytes(self) -> int:
@@ -280,8 +358,12 @@ class Pipeline:
         )
 
 
-def acquire(config: Config) -> Pipeline:
-    """The pipeline of this destination, made if there is none; the caller holds it until `release`."""
+def acquire(config: Config, *, delivers_what_was_left: bool = True) -> Pipeline:
+    """The pipeline of this destination, made if there is none; the caller holds it until `release`.
+
+    What earlier processes left is delivered at once, or when this one has events of its own: a short-lived helper
+    that has none must not wait at its end for others' events.
+    """
     key = (config.destination, config.key_identity, str(config.state_folder), config.durability)
     with _registry_lock:
         pipeline = _substitute or _registry.get(key)
@@ -290,8 +372,12 @@ def acquire(config: Config) -> Pipeline:
             _announce(config)
         elif pipeline is not _substitute:
             _compare(pipeline.config, config)
+            _compare_redactors(pipeline.redactor, config.redactor)
+        if config.redactor is not None:
+            pipeline.redactor = config.redactor
         pipeline.holders += 1
-    pipeline.start_if_pending()
+    if delivers_what_was_left:
+        pipeline.start_if_pending()
     return pipeline
 
 
@@ -324,12 +410,26 @@ def _compare(held: Config, asked: Config) -> None:
         )
 
 
+def _compare_redactors(held: Redact | None, asked: Redact | None) -> None:
+    """Whoever asks for one must have it, and nobody's may be left out; who asks for none gets the one there is."""
+    if held is not None and asked is not None and asked != held:
+        raise ValueError(
+            "another redactor is in use for this tracker: pass the same function everywhere, or one that calls both"
+        )
+
+
 def _announce(config: Config) -> None:
     reason = config.disabled_because
     if reason is None:
         return
     level = logging.WARNING if config.sdk_disabled and config.url else logging.INFO
     _logger.log(level, "agent tracking is off: %s", reason)
+
+
+def _way(name: str) -> tuple[str, str]:
+    """Who ended a conversation, and its outcome, from the name that the tally has for both."""
+    _, ended_by, outcome = name.split(".")
+    return ended_by, outcome
 
 
 class _ExportAtOnce(SpanProcessor):
@@ -390,6 +490,22 @@ def _at_exit() -> None:
         pipeline.begin_to_stop()
     for pipeline in pipelines:
         pipeline.stop()
+    _stay_interrupted()
+
+
+def _stay_interrupted() -> None:
+    """Let a process that Ctrl-C ended say so by its exit code.
+
+    CPython forgets it when text is compiled, as imports on the worker's thread have it do, and is reminded when an
+    interruption leaves compiled text. A prompt remembers what was interrupted long ago: it is left alone.
+    """
+    if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+        with suppress(KeyboardInterrupt):
+            eval("interrupt()", {"interrupt": _interrupt})  # noqa: S307 - a constant
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 _REFUSED_AT = {

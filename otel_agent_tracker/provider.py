@@ -7,7 +7,6 @@ its chance to be set.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Required, TypedDict, Unpack
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -25,15 +24,17 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, Sta
 from opentelemetry.util import types
 
 from otel_agent_tracker import sdk_private, session_id
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.semconv import VERSION
 
 __all__ = ["EventProvider"]
 
 SCOPE = "otel_agent_tracker"
 LOG_INTERVAL = 60.0  # seconds
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _EMPTY = Context()
+_UNNAMED = Resource({SERVICE_NAME: "unknown_service"})
 
 
 class Placed(TypedDict, total=False):
@@ -71,16 +72,19 @@ class EventProvider:
     def emit(self, name: str, attributes: Mapping[str, Any], **placed: Unpack[Placed]) -> None:
         """Start and end the span `name`.
 
-        Here the host's thread enters the SDK: whatever fails is logged, at most once a minute, and told to
-        `failed`, and never raised.
+        Here the host's thread enters the SDK: whatever fails is told by `tell_failure`, and never raised.
         """
         try:
             self._emit(name, attributes, **placed)
-        except Exception:
-            self._failed(name)
-            if time.monotonic() >= self._log_again_at:
-                self._log_again_at = time.monotonic() + LOG_INTERVAL
-                _logger.exception("an event could not be made: %s", name)
+        except Exception:  # noqa: BLE001 - the host's own processors may be in it, and it must not notice ours
+            self.tell_failure(name)
+
+    def tell_failure(self, name: str) -> None:
+        """The exception being handled cost an event: tell `failed`, and the log at most once a minute."""
+        self._failed(name)
+        if time.monotonic() >= self._log_again_at:
+            self._log_again_at = time.monotonic() + LOG_INTERVAL
+            _logger.exception("an event could not be made: %s", name)
 
     def _emit(
         self,
@@ -196,7 +200,12 @@ def _ambient_link() -> Sequence[Link]:
 
 def _host_resource() -> Resource:
     resource = getattr(trace.get_tracer_provider(), "resource", None)
-    return resource if isinstance(resource, Resource) else Resource.create()
+    if isinstance(resource, Resource):
+        return resource
+    try:
+        return Resource.create()
+    except (RuntimeError, MemoryError):  # it starts threads, and none can be started, as at interpreter exit
+        return _UNNAMED.merge(OTELResourceDetector().detect())
 
 
 def _no_metrics() -> dict[str, Any]:

@@ -19,26 +19,28 @@ __all__ = ["REDACTED", "REDACTION_FAILED", "Redactor"]
 
 REDACTED = "[redacted]"
 REDACTION_FAILED = "[redaction failed]"
+_LONGEST_KEPT = 65_536  # characters, as of every text
 
 
 class Redactor:
     """Replaces secrets by ``[redacted]``.
 
     With `enabled` False nothing is looked for. `extra` is a function of the user's that gets every text after
-    that, in either case, and returns what may be kept; where it raises or returns no str, nothing is.
+    that, in either case, and returns what may be kept; where it raises, or returns what no event can hold,
+    nothing is.
     """
 
-    __slots__ = ("_enabled", "_extra")
+    __slots__ = ("_enabled", "extra")
 
     def __init__(self, enabled: bool = True, extra: Callable[[str], str] | None = None) -> None:
         self._enabled = enabled
-        self._extra = extra
+        self.extra = extra
 
     def text(self, text: str) -> str:
         """`text` without the secrets in it."""
         if self._enabled:
             text = _without_secrets(text)
-        return text if self._extra is None else _guarded(self._extra, text)
+        return text if self.extra is None else _guarded(self.extra, text)
 
     def json(self, value: Any) -> Any:
         """A copy of the JSON `value` without the secrets in its texts and below keys that name one."""
@@ -52,7 +54,7 @@ class Redactor:
 
     def json_text(self, text: str) -> str:
         """`json` for a value's JSON text as orjson writes it; quick where nothing has to go."""
-        if self._extra is None and not (self._enabled and _may_hold_secrets(text)):
+        if self.extra is None and not (self._enabled and _may_hold_secrets(text)):
             return text
         return orjson.dumps(self.json(orjson.loads(text))).decode()
 
@@ -63,11 +65,13 @@ class Redactor:
 
 
 def _guarded(extra: Callable[[str], str], text: str) -> str:
+    """What `extra` keeps of `text`; nothing that is no text, has no end, or cannot be written as UTF-8."""
     try:
-        kept = extra(text)
+        kept = str.__str__(extra(text))
+        kept.encode()
     except Exception:  # noqa: BLE001 - a user's function may raise anything, and its text must not get through
         return REDACTION_FAILED
-    return kept if isinstance(kept, str) else REDACTION_FAILED
+    return kept if len(kept) <= _LONGEST_KEPT else REDACTION_FAILED
 
 
 def _without_secrets(text: str) -> str:

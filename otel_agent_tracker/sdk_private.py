@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from contextvars import Token
 from typing import Any
 
 from opentelemetry import context
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-__all__ = ["SUPPRESS_INSTRUMENTATION_KEY", "attributes_of", "detach", "enable", "processors_of", "shut_down"]
+__all__ = [
+    "SUPPRESS_INSTRUMENTATION_KEY",
+    "attributes_of",
+    "detach",
+    "enable",
+    "processors_of",
+    "scope_of",
+    "shut_down",
+    "tracers_of",
+]
 
 SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
     context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
@@ -68,3 +78,23 @@ def shut_down(processor: BatchSpanProcessor, timeout_seconds: float) -> bool:
         return False
     batch.shutdown(timeout_millis=int(timeout_seconds * 1000))
     return True
+
+
+def tracers_of(provider: TracerProvider) -> Iterable[Tracer]:
+    """The tracers that `provider` has made so far.
+
+    Older releases keep no list of them (1.36 does not): then all objects of the process are looked
+    through, once, for tracers that tell the provider's processors.
+    """
+    kept = getattr(provider, "_tracers", None)
+    if kept is not None:
+        return list(kept.values() if isinstance(kept, Mapping) else kept)
+    processor = getattr(provider, "_active_span_processor", None)
+    return [each for each in gc.get_objects() if type(each) is Tracer and each.span_processor is processor]
+
+
+def scope_of(tracer: Tracer) -> str:
+    """The name of the library that `tracer` makes spans for; without the private name, empty: no known one."""
+    scope = getattr(tracer, "_instrumentation_scope", None)
+    name = getattr(scope, "name", "")
+    return name if isinstance(name, str) else ""

@@ -125,6 +125,8 @@ SERVICE_VERSION = "service.version"
 SERVICE_INSTANCE_ID = "service.instance.id"
 DEPLOYMENT_ENVIRONMENT_NAME = "deployment.environment.name"
 DEPLOYMENT_ENVIRONMENT = "deployment.environment"  # its name before semantic conventions 1.27
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
 
 # Ours
 EVENT = "agent_tracker.event"
@@ -160,3 +162,16 @@ AGENT_STATUS = "agent_tracker.agent.status"
 AGENT_PREVIOUS_STATUS = "agent_tracker.agent.previous_status"
 AGENT_ACTION = "agent_tracker.agent.action"
 AGENT_DETAILS = "agent_tracker.agent.details"
+
+# Our metrics, and attributes that only they have
+METRIC_ACCEPTED = "agent_tracker.events.accepted"
+METRIC_DELIVERED = "agent_tracker.events.delivered"
+METRIC_REJECTED = "agent_tracker.events.rejected"
+METRIC_DROPPED = "agent_tracker.events.dropped"
+METRIC_ENDED = "agent_tracker.conversations.ended"
+METRIC_PENDING = "agent_tracker.outbox.pending"
+METRIC_DEAD_LETTERS = "agent_tracker.outbox.dead_letters"
+METRIC_OLDEST_PENDING_AGE = "agent_tracker.outbox.oldest_pending_age"
+METRIC_LIVE_SESSIONS = "agent_tracker.sessions.live"
+DROP_KIND = "agent_tracker.drop.kind"
+STATE_FOLDER = "agent_tracker.state_folder"

@@ -41,7 +41,7 @@ class ParsedSessionId(NamedTuple):
 
 def mint(agent_id: str, start_seconds: int) -> str:
     """A new session id for a conversation of `agent_id` that starts at `start_seconds` (Unix time)."""
-    return f"{agent_id}_{start_seconds}_{_random.getrandbits(64):016x}"
+    return f"{agent_id}_{start_seconds}_{_bits(64):016x}"
 
 
 def parse(session_id: str) -> ParsedSessionId | None:
@@ -52,12 +52,12 @@ def parse(session_id: str) -> ParsedSessionId | None:
 
 def mint_event_id() -> str:
     """A new event id: 32 hex digits, minted once and carried from the span to the tracker."""
-    return f"{_random.getrandbits(128):032x}"
+    return f"{_bits(128):032x}"
 
 
 def mint_span_id() -> int:
     """A new valid span id."""
-    return _random.getrandbits(64) or 1
+    return _bits(64) or 1
 
 
 @lru_cache(maxsize=1024)  # a session's events come close together
@@ -84,3 +84,11 @@ def turn_event_id(turn_id: str) -> str:
 
 def _digest(*parts: str) -> bytes:
     return sha256("\n".join(parts).encode("utf-8", "surrogatepass")).digest()
+
+
+def _bits(count: int) -> int:
+    """So many random bits; from the system, should the generator fail: no conversation may go without an id."""
+    try:
+        return _random.getrandbits(count)
+    except Exception:  # noqa: BLE001 - out of memory, say
+        return int.from_bytes(os.urandom(count // 8), "big")

@@ -55,6 +55,7 @@ __all__ = [
     "start_by_call",
     "start_us",
     "unpacked",
+    "without_turns",
 ]
 
 
@@ -94,6 +95,8 @@ class Session(NamedTuple):
     input_tokens: int
     output_tokens: int
     response_times: ResponseTimeSummary | None
+    last_turn_us: int | None = None
+    """When the turn that started last did so, in Unix microseconds."""
 
 
 class Turn(NamedTuple):
@@ -108,6 +111,11 @@ class Turn(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
     message_count: int | None = None
+
+    @property
+    def start_us(self) -> int:
+        """When it started, in Unix microseconds."""
+        return self.end_us - round(max(0.0, self.seconds) * 1e6)
 
 
 def packed(
@@ -154,7 +162,19 @@ def unpacked(session_id: str, record: bytearray) -> Session:
         input_tokens=sums[5],
         output_tokens=sums[6],
         response_times=_summary(sums, record, user_end + _SUMS.size) if sums[0] else None,
+        last_turn_us=sums[-1] if sums[0] else None,
     )
+
+
+def without_turns(record: bytearray) -> bytearray:
+    """A record that tells whose conversation it is and since when, and nothing of turns: itself, if there are none."""
+    accessed, flags, active, start, messages, agent_length, user_length, *_ = _HEAD.unpack_from(record)
+    end = _HEAD.size + agent_length + (0 if user_length == _NONE else user_length)
+    if end == len(record):
+        return record
+    lengths = (agent_length, user_length, _NONE, _NONE)
+    head = _HEAD.pack(accessed, flags & RECOGNISED, active, start, messages, *lengths)
+    return bytearray(head + record[_HEAD.size : end])
 
 
 def settle(record: bytearray, now: float, wall_us: int) -> None:
@@ -199,6 +219,17 @@ def start_us(record: bytearray) -> int:
     return int(_INTEGER.unpack_from(record, _START_AT)[0])
 
 
+def last_turn_start_us(record: bytearray) -> int | None:
+    """When the turn that started last did so, in Unix microseconds; None without turns."""
+    return int(_sums(record)[-1]) if record[FLAGS_AT] & _HAS_TURNS else None
+
+
+def begin_next(record: bytearray, start: int) -> None:
+    """Let the record be that of the session's next conversation, which a turn opened at `start`."""
+    record[FLAGS_AT] |= RECOGNISED
+    _INTEGER.pack_into(record, _START_AT, start)
+
+
 def fill_in_user(record: bytearray, user_id: str) -> bool:
     """Give the session its user, unless it has one."""
     if _LENGTH.unpack_from(record, _USER_LENGTH_AT)[0] != _NONE:
@@ -224,7 +255,7 @@ def add_turn(record: bytearray, turn: Turn) -> bool:
     """
     block = _turns_block(record)
     sums = _SUMS.unpack_from(record, block)
-    turns, last_end_us = sums[0], sums[-1]
+    turns, last_end_us = sums[0], sums[-2]
     turn_hash = crc32(_encoded(turn.turn_id))
     seen_at = block + _SUMS.size + _HISTOGRAM.size
     if turn_hash in _SEEN.unpack_from(record, seen_at)[:turns]:
@@ -243,18 +274,19 @@ def add_turn(record: bytearray, turn: Turn) -> bool:
 def adopt(record: bytearray, older: bytearray) -> None:
     """Let the newer record of a conversation keep what only the older one knows.
 
-    That is the later access, a start by call, the user, and the turns if the newer one has none. Of a record
-    with another start, which is that of another conversation, only the access is taken over.
+    That is the later access, the turns if its last one is the later one (a touch makes a record newer, too), a
+    start by call and the user. Of a record with another start, which is that of another conversation unless it
+    has a turn that ended in this one, only the access is taken over.
     """
     set_last_access(record, max(ACCESS.unpack_from(record)[0], ACCESS.unpack_from(older)[0]))
+    if _last_turn_end_us(older) > max(_last_turn_end_us(record), start_us(record)):
+        _take_turns(record, older)
     if start_us(record) != start_us(older):
         return
     if not older[FLAGS_AT] & RECOGNISED:
         record[FLAGS_AT] &= ~RECOGNISED
     if (user_id := _user_id(older)) is not None:
         fill_in_user(record, user_id)
-    if older[FLAGS_AT] & _HAS_TURNS and not record[FLAGS_AT] & _HAS_TURNS:
-        _take_turns(record, older)
 
 
 def dumped(record: bytearray, access_wall_us: float) -> bytes:
@@ -301,6 +333,15 @@ def _user_id(record: bytearray) -> str | None:
     return _text_at(record, _HEAD.size + agent, user)[0]
 
 
+def _sums(record: bytearray) -> tuple[Any, ...]:
+    """Of a record that has turns."""
+    return _SUMS.unpack_from(record, _texts_end(record))
+
+
+def _last_turn_end_us(record: bytearray) -> float:
+    return _sums(record)[-2] if record[FLAGS_AT] & _HAS_TURNS else -math.inf
+
+
 def _turns_block(record: bytearray) -> int:
     """Where the turns stand in the record, made if need be."""
     block = _texts_end(record)
@@ -319,7 +360,7 @@ def _take_turns(record: bytearray, older: bytearray) -> None:
 
 
 def _with_turn(sums: tuple[Any, ...], turn: Turn, seconds: float) -> tuple[Any, ...]:
-    turns, failed, total, least, most, input_tokens, output_tokens, end_us = sums
+    turns, failed, total, least, most, input_tokens, output_tokens, end_us, start_us = sums
     return (
         turns + 1,
         failed + (turn.status is TurnStatus.FAILED),
@@ -329,6 +370,7 @@ def _with_turn(sums: tuple[Any, ...], turn: Turn, seconds: float) -> tuple[Any, 
         _limited(input_tokens + max(0, turn.input_tokens or 0)),
         _limited(output_tokens + max(0, turn.output_tokens or 0)),
         max(end_us, turn.end_us) if turns else turn.end_us,
+        max(start_us, turn.start_us) if turns else turn.start_us,
     )
 
 
@@ -410,9 +452,9 @@ _LENGTH = Struct("<H")
 _LENGTHS = Struct("<HHHH")
 _ERROR_LENGTHS = Struct("<HH")
 
-# turns, failed turns, seconds: sum, least, most, input tokens, output tokens, end of the last turn µs
-_SUMS = Struct("<IIdddQQq")
-_NO_SUMS = (0, 0, 0.0, 0.0, 0.0, 0, 0, 0)
+# turns, failed turns, seconds: sum, least, most, input tokens, output tokens, end and start of the last turn µs
+_SUMS = Struct("<IIdddQQqq")
+_NO_SUMS = (0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0)
 _BUCKETS, _SHORTEST, _LONGEST = 58, 0.01, 600.0
 _LOG_WIDTH = math.log(_LONGEST / _SHORTEST) / (_BUCKETS - 2)
 _HISTOGRAM = Struct(f"<{_BUCKETS}H")

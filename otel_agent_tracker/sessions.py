@@ -27,6 +27,7 @@ from otel_agent_tracker import session_record
 from otel_agent_tracker.arguments import positive_number
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.semconv import EndedBy, Origin, TurnStatus
+from otel_agent_tracker.session_id import parse
 from otel_agent_tracker.session_record import (
     ACCESS,
     LOADED,
@@ -85,6 +86,7 @@ class SessionMap:
         self._windows = self._windows_by_place()
         self._changed: dict[str, None] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._inferred: dict[str, _Ended] = {}  # those of the tombstones that a turn may refute
         self._unreported: deque[Expired] = deque()  # left the map, and no sweep has returned them
         self._evicted_count = 0
         self._dropped_count = 0
@@ -152,6 +154,32 @@ class SessionMap:
             self._enter(session_id, record)
             self._changed[session_id] = None
             return True
+
+    def resume(self, session_id: str, *, turn_start_us: int) -> Session | None:
+        """Go on with a conversation that seems to be over, though a turn began before it was; None if none does.
+
+        During a long turn nothing else need happen, and the window passes. What is inferred from that does not
+        count, so the conversation has to end once more. An end by call stands.
+        """
+        with self._lock:
+            now, record = self._monotonic(), self._records.get(session_id)
+            if record is not None:
+                if not self._renew_if_begun_before(turn_start_us, session_id, record, now):
+                    return None
+            else:
+                ended = self._inferred.get(session_id)
+                if ended is None or ended.record is None or turn_start_us > ended.closed_us:
+                    return None
+                over = session_record.unpacked(session_id, ended.record)
+                self.open(
+                    session_id,
+                    over.agent_id,
+                    user_id=over.user_id,
+                    origin=over.origin,
+                    start_us=over.start_us,
+                    last_activity_us=turn_start_us,
+                )
+            return self.get(session_id)
 
     def turn(
         self,
@@ -231,63 +259,69 @@ class SessionMap:
             return self._ttl_seconds - (now - accessed)
 
     def take(
-        self, session_id: str, *, started_by_us: int | None = None, ended_at_us: int | None = None
+        self,
+        session_id: str,
+        *,
+        started_by_us: int | None = None,
+        ended_at_us: int | None = None,
     ) -> Session | None:
         """Remove a live session in order to end it; None if it is not live. Of many callers one gets it.
 
         One that started after `started_by_us` stays: an end of that time is not for this conversation. The
-        one taken is known as ended at `ended_at_us`, by default now. Both are Unix microseconds.
+        one taken is known as ended at `ended_at_us`, by default now. Both are Unix microseconds. If a turn has
+        begun since then, the session stays too, as its next conversation.
         """
         with self._lock:
             record = self._live(session_id, self._monotonic())
             if record is None or not _started_by(started_by_us, record):
                 return None
+            if ended_at_us is not None and self._goes_on(session_id, record, ended_at_us):
+                return None
             self._leave(session_id)
-            self._bury(session_id, self._wall_us() if ended_at_us is None else ended_at_us)
+            self._bury(session_id, self._wall_us() if ended_at_us is None else ended_at_us, None)
         return session_record.unpacked(session_id, record)
 
-    def forget(self, session_id: str, *, ended_at_us: int, started_by_us: int | None = None) -> bool:
+    def forget(
+        self,
+        session_id: str,
+        *,
+        ended_at_us: int,
+        started_by_us: int | None = None,
+        ended_by: str = EndedBy.CALL,
+    ) -> bool:
         """Drop a session that another process ended, live or not, so that no sweep reports it.
 
         False if it was not there; it is known as ended all the same. One that started after `started_by_us`
-        stays, and is not known as ended: then the end was that of its predecessor.
+        stays, and is not known as ended: then the end was that of its predecessor. So does one that a turn
+        has begun in since `ended_at_us`: it is the next conversation, which that turn opened.
         """
         with self._lock:
             record = self._records.get(session_id)
+            if record is not None and self._goes_on(session_id, record, ended_at_us):
+                return False
             if record is not None and _started_by(started_by_us, record):
                 self._leave(session_id)
-                self._bury(session_id, ended_at_us)
+                self._bury(session_id, ended_at_us, self._inferred_end(record, ended_by))
                 return True
             if record is None:
-                self._bury(session_id, max(ended_at_us, self._tombstones.get(session_id, ended_at_us)))
+                self._bury_unheld(session_id, ended_at_us, ended_by)
             return self._forget_unreported(session_id)
 
-    def sweep(self, limit: int = 500) -> list[Expired]:
+    def sweep(self, limit: int = 500, *, idle_only: bool = False) -> list[Expired]:
         """Remove at most `limit` sessions that are past their deadline or were evicted.
 
-        Each is returned once. The lock is given up after every 500.
+        Each is returned once. The lock is given up after every 500. With `idle_only` those stay that have no
+        idle window, though their TTL be over.
         """
+        places = _IDLE_PLACES if idle_only else _PLACES
         swept: list[Expired] = []
         while len(swept) < limit:
             chunk = min(_CHUNK, limit - len(swept))
-            ended = self._sweep_chunk(chunk)
+            ended = self._sweep_chunk(chunk, places)
             swept += ended
             if len(ended) < chunk:
                 break
         return swept
-
-    def is_due(self) -> bool:
-        """Whether a sweep would return anything."""
-        return self.next_deadline() == 0.0
-
-    def next_deadline(self) -> float | None:
-        """Seconds until a sweep has something to return: 0.0 if it has now, None if the map is empty."""
-        with self._lock:
-            if self._unreported:
-                return 0.0
-            now = self._monotonic()
-            left = [self._windows[place] - (now - accessed) for accessed, place, _ in self._fronts()]
-            return max(0.0, min(left)) if left else None
 
     def changed(self, limit: int) -> list[str]:
         """At most `limit` ids of sessions that changed since they were last asked for.
@@ -317,9 +351,10 @@ class SessionMap:
         """Take over what another process knows of a session; whether anything is new here.
 
         The record with the newer activity wins, and keeps what only the other one knows of its conversation.
-        A session that ended here stays ended, unless the blob's conversation started later, or `revive` says
-        that activity elsewhere has overtaken the end. A full map evicts a session idler than this one, else
-        refuses. Load in order of last access: each costs a step per loaded session accessed later.
+        A session that ended here stays ended, unless the blob's conversation started later, or has a turn that
+        did so, or `revive` says that activity elsewhere has overtaken the end. A full map evicts a session idler
+        than this one, else refuses. Load in order of last access: each costs a step per loaded session accessed
+        later.
 
         `last_access` is in seconds of the monotonic clock, for a blob of the same boot; without it the blob's
         wall time decides. Raises ValueError if the blob cannot be read.
@@ -332,7 +367,9 @@ class SessionMap:
                 return self._merge(session_id, record, now)
             ended_at_us = self._tombstones.get(session_id)
             if ended_at_us is not None and session_record.start_us(record) <= ended_at_us and not revive:
-                return False
+                if (next_us := session_record.last_turn_start_us(record) or 0) <= ended_at_us:
+                    return False
+                session_record.begin_next(record, next_us)
             if self._is_full() and min(self._fronts())[0] >= _access(record)[0]:
                 return False
             self._make_room(session_id, now)
@@ -353,6 +390,33 @@ class SessionMap:
         """When such a session ended, in Unix microseconds: its next conversation must start later."""
         return self._tombstones.get(session_id)
 
+    def count_live(self) -> int:
+        """How many sessions are live now."""
+        with self._lock:
+            now = self._monotonic()
+            return len(self._records) - sum(self._count_due(place, now) for place in _PLACES)
+
+    def belongs_to_ended(self, session_id: str, start_us: int) -> bool:
+        """Whether a turn that began at `start_us` belongs to a conversation that has ended here.
+
+        Only an end by call stands: one that was inferred while the turn was under way is refuted by it.
+        """
+        with self._lock:
+            ended_at_us = self._tombstones.get(session_id)
+            return ended_at_us is not None and start_us <= ended_at_us and session_id not in self._inferred
+
+    def origin_of_next(self, session_id: str) -> Origin:
+        """The origin of the conversation that a turn opens in a session that is not live.
+
+        An id of our form was made for a start by call. Unless somebody ended that conversation by a call, it may
+        go on where others see life in it; there only a call or its time to live ends it, and one that would end
+        idle here would never count.
+        """
+        with self._lock:
+            if parse(session_id) is None or self._has_ended_for_good(session_id):
+                return Origin.RECOGNISED
+            return Origin.CALL
+
     def stats(self) -> dict[str, int | float]:
         """Counts, and for how many hours the sessions in the map have been idle (0.0 if there are none).
 
@@ -362,7 +426,7 @@ class SessionMap:
         with self._lock:
             now = self._monotonic()
             unreported = len(self._unreported)
-            active = len(self._records) - sum(self._count_due(place, now) for place in _PLACES)
+            active = self.count_live()
             total = len(self._records) + unreported
             longest = now - min((accessed for accessed, *_ in self._fronts()), default=now)
             shortest = now - max((accessed for accessed, *_ in self._fronts(newest=True)), default=now)
@@ -407,11 +471,11 @@ class SessionMap:
             total, count = total + sum(idle), count + len(idle)
         return total / count if count else 0.0
 
-    def _sweep_chunk(self, limit: int) -> list[Expired]:
+    def _sweep_chunk(self, limit: int, places: tuple[int, ...]) -> list[Expired]:
         with self._lock:
             now, wall_us = self._monotonic(), self._wall_us()
             swept = [self._unreported.popleft() for _ in range(min(limit, len(self._unreported)))]
-            for place in _PLACES:
+            for place in places:
                 ended_by, window = self._ending(place)
                 due = list(islice(self._due(place, now), limit - len(swept)))
                 swept += [self._end(session_id, ended_by, window, now, wall_us) for session_id in due]
@@ -425,6 +489,14 @@ class SessionMap:
     def _windows_by_place(self) -> tuple[float, ...]:
         shorter = min(self._ttl_seconds, self._idle_seconds)
         return tuple(shorter if _may_idle_out(place) else self._ttl_seconds for place in range(PLACE + 1))
+
+    def _has_ended_for_good(self, session_id: str) -> bool:
+        """Whether the session ended by a call, or idle, and not by its time to live or by eviction."""
+        record = self._records.get(session_id)
+        if record is not None:
+            return self._ending(record[_FLAGS_AT] & PLACE)[0] is EndedBy.IDLE
+        ended = self._inferred.get(session_id, _BY_CALL)
+        return session_id in self._tombstones and ended.ended_by not in (EndedBy.TTL, EndedBy.EVICTED)
 
     def _live(self, session_id: str, now: float) -> bytearray | None:
         """The record, settled, if the session is live."""
@@ -452,6 +524,15 @@ class SessionMap:
         self._move(session_id, place, flags & PLACE)
         self._changed[session_id] = None
 
+    def _renew_if_begun_before(self, time_us: int, session_id: str, record: bytearray, now: float) -> bool:
+        """Note an access to a record whose window had not passed at `time_us`, though it may have now."""
+        session_record.settle(record, now, self._wall_us())
+        place = record[_FLAGS_AT] & PLACE
+        if time_us > _closed_us(record, self._windows[place]):
+            return False
+        self._renew(session_id, record, place, now, time_us)
+        return True
+
     def _move(self, session_id: str, place: int, new_place: int) -> None:
         """Bring a session to the end of the order of its new place."""
         order = self._orders[new_place]
@@ -462,6 +543,7 @@ class SessionMap:
 
     def _enter(self, session_id: str, record: bytearray) -> None:
         self._tombstones.pop(session_id, None)
+        self._inferred.pop(session_id, None)
         self._orders[record[_FLAGS_AT] & PLACE][session_id] = None
         self._records[session_id] = record
 
@@ -481,10 +563,42 @@ class SessionMap:
         self._changed.pop(session_id, None)
         return record
 
-    def _bury(self, session_id: str, ended_at_us: int) -> None:
+    def _goes_on(self, session_id: str, record: bytearray, ended_at_us: int) -> bool:
+        """Whether a turn has begun after an end that only now is known here; it opened the next conversation."""
+        start_us = session_record.last_turn_start_us(record)
+        if start_us is None or start_us <= ended_at_us or session_record.start_us(record) > ended_at_us:
+            return False
+        self._leave(session_id)
+        session_record.begin_next(record, start_us)
+        self._enter_loaded(session_id, record)
+        self._changed[session_id] = None
+        return True
+
+    def _bury(self, session_id: str, ended_at_us: int, inferred: _Ended | None) -> None:
         self._tombstones[session_id] = ended_at_us
+        self._inferred.pop(session_id, None)
+        if inferred is not None:
+            self._inferred[session_id] = inferred
         if len(self._tombstones) > _MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+            oldest, _ = self._tombstones.popitem(last=False)
+            self._inferred.pop(oldest, None)
+
+    def _bury_unheld(self, session_id: str, ended_at_us: int, ended_by: str) -> None:
+        """Know of an end elsewhere: of a later conversation, or by call of one that ended here by inference."""
+        known_us, inferred = self._tombstones.get(session_id, 0), self._inferred.get(session_id)
+        if ended_by != EndedBy.CALL:
+            inferred = inferred or _Ended(ended_by)
+        elif inferred is not None and inferred.start_us <= ended_at_us:
+            inferred, ended_at_us = None, max(ended_at_us, known_us)
+        if ended_at_us >= known_us:
+            self._bury(session_id, ended_at_us, inferred)
+
+    def _inferred_end(self, record: bytearray, ended_by: str) -> _Ended | None:
+        """The end that another process told, as it looks from what is known here; None for one by call."""
+        if ended_by == EndedBy.CALL:
+            return None
+        session_record.settle(record, self._monotonic(), self._wall_us())
+        return _Ended.of(record, ended_by, _closed_us(record, self._windows[record[_FLAGS_AT] & PLACE]))
 
     def _is_full(self) -> bool:
         return len(self._records) >= self._max_sessions
@@ -522,8 +636,8 @@ class SessionMap:
     def _end(self, session_id: str, ended_by: EndedBy, window: float, now: float, wall_us: int) -> Expired:
         record = self._leave(session_id)
         session_record.settle(record, now, wall_us)
-        closed_us = session_record.last_activity_us(record) + int(window * 1e6)
-        self._bury(session_id, min(closed_us, wall_us))
+        closed_us = min(_closed_us(record, window), wall_us)
+        self._bury(session_id, closed_us, _Ended.of(record, ended_by, closed_us))
         return Expired(session_id, ended_by, window, record)
 
     def _due(self, place: int, now: float) -> Iterator[str]:
@@ -580,6 +694,30 @@ class _Front(NamedTuple):
     session_id: str
 
 
+class _Ended(NamedTuple):
+    """A conversation that ended by inference, at `closed_us`; it goes on if a turn began before that.
+
+    What it takes to go on is unknown of one that this map never held: its `closed_us` is 0.
+    """
+
+    ended_by: str
+    closed_us: int = 0
+    start_us: int = 0
+    record: bytearray | None = None
+
+    @classmethod
+    def of(cls, record: bytearray, ended_by: str, closed_us: int) -> _Ended:
+        return cls(ended_by, closed_us, session_record.start_us(record), session_record.without_turns(record))
+
+
+_BY_CALL = _Ended(EndedBy.CALL)
+
+
+def _closed_us(record: bytearray, window: float) -> int:
+    """When the window of a settled record has passed; what begins later is the next conversation."""
+    return session_record.last_activity_us(record) + int(window * 1e6)
+
+
 def _started_by(time_us: int | None, record: bytearray) -> bool:
     return time_us is None or session_record.start_us(record) <= time_us
 
@@ -599,6 +737,7 @@ def _may_idle_out(place: int) -> bool:
 _access, _set_access = ACCESS.unpack_from, ACCESS.pack_into
 _FLAGS_AT = session_record.FLAGS_AT
 _PLACES = (0, RECOGNISED, LOADED, RECOGNISED | LOADED)  # one for each order
+_IDLE_PLACES = tuple(place for place in _PLACES if _may_idle_out(place))
 _CHUNK = 500  # records for which the lock is held
 _MAX_TOMBSTONES = 100_000
 _MAX_UNREPORTED = 10_000

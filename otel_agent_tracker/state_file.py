@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.segment import private_folder
-from otel_agent_tracker.state import State
+from otel_agent_tracker.sqlite_lock import is_busy, primary_code
+from otel_agent_tracker.state import DamagedState, State
 
-__all__ = ["StateFile", "is_busy", "is_damage", "open_state"]
+__all__ = ["StateFile", "is_damage", "open_state"]
 
 NAME = "state.sqlite3"
 RETRY_SECONDS = 60.0
+MOST_SET_ASIDE = 5
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class StateFile:
     """Opens the state of `folder`, and brings it back to disk when it had to leave; `folder` None is memory.
 
-    Of the worker's thread only. What was accepted into one state goes over into the next.
+    Of the worker's thread only. What was accepted into one state goes over into the next; `tally` counts on
+    through all of them.
     """
 
-    def __init__(self, folder: Path | None, *, writer: str, limit_bytes: int) -> None:
+    def __init__(
+        self, folder: Path | None, *, writer: str, limit_bytes: int, tally: Counter[str] | None = None
+    ) -> None:
         self.on_disk = False
         self.state: State | None = None
         self._folder = folder
         self._writer = writer
         self._limit_bytes = limit_bytes
+        self._tally: Counter[str] = Counter() if tally is None else tally
         self._retry_at = 0.0
 
     def must_change(self, now: float) -> bool:
@@ -45,7 +52,9 @@ class StateFile:
     def change(self, now: float) -> State:
         """The state from now on; raises sqlite3.OperationalError if the file is busy, then call again."""
         try:
-            opened = open_state(self._folder, writer=self._writer, limit_bytes=self._limit_bytes)
+            opened = open_state(
+                self._folder, writer=self._writer, limit_bytes=self._limit_bytes, tally=self._tally
+            )
         except (OSError, sqlite3.Error) as error:
             if is_busy(error):
                 raise
@@ -80,17 +89,19 @@ class StateFile:
             _logger.warning("the state folder cannot be used, events are kept in memory: %s", error)
         self.on_disk = False
         if self.state is None:
-            self.state = State(None, writer=self._writer, max_bytes=self._limit_bytes)
+            self.state = State(None, writer=self._writer, max_bytes=self._limit_bytes, tally=self._tally)
         return self.state
 
 
-def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
+def open_state(
+    folder: Path | None, *, writer: str, limit_bytes: int, tally: Counter[str] | None = None
+) -> State:
     """The state file of `folder`, made if missing, for its owner alone; None is memory.
 
     One that is damaged is set aside and what can be read of it taken over. Raises OSError or sqlite3.Error.
     """
     if folder is None:
-        return State(None, writer=writer, max_bytes=limit_bytes)
+        return State(None, writer=writer, max_bytes=limit_bytes, tally=tally)
     with private_folder(folder):
         path = folder / NAME
     if path.is_symlink():
@@ -98,21 +109,21 @@ def open_state(folder: Path | None, *, writer: str, limit_bytes: int) -> State:
     _create(path)
     before = path.stat()
     try:
-        return State(path, writer=writer, max_bytes=limit_bytes)
+        return State(path, writer=writer, max_bytes=limit_bytes, tally=tally)
     except sqlite3.Error as error:
         if not is_damage(error) or not os.path.samestat(before, path.stat()):
             raise
-        return _replaced(path, error, writer=writer, limit_bytes=limit_bytes)
+        return _replaced(path, error, writer=writer, limit_bytes=limit_bytes, tally=tally)
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether SQLite says that the file is no database any more."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def is_busy(error: Exception) -> bool:
-    """Whether SQLite says that others have the file."""
-    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    """Whether the file is no database any more, or not the one that was written."""
+    if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
+        return True  # not SQLite's own but Python's: a text does not decode
+    return isinstance(error, DamagedState) or primary_code(error) in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
 
 
 def _create(path: Path) -> None:
@@ -133,23 +144,36 @@ def _beside(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")]
 
 
-def _code(error: Exception) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says in which call
-
-
-def _replaced(path: Path, error: sqlite3.Error, *, writer: str, limit_bytes: int) -> State:
+def _replaced(
+    path: Path,
+    error: sqlite3.Error,
+    *,
+    writer: str,
+    limit_bytes: int,
+    tally: Counter[str] | None = None,
+) -> State:
     """A new file at `path`, with what can be read of the damaged one, which is kept beside it."""
     aside = path.with_suffix(f".corrupt-{time.time_ns()}")
     for found, kept in zip([path, *_beside(path)], [aside, *_beside(aside)], strict=True):
         with suppress(FileNotFoundError):
             found.rename(kept)
     _create(path)
-    state = State(path, writer=writer, max_bytes=limit_bytes)
+    _forget_old(path)
+    state = State(path, writer=writer, max_bytes=limit_bytes, tally=tally)
     recovered = state.salvage(aside)
     _logger.error(
-        "the state file is damaged (%s) and set aside as %s; %d events were recovered",
+        "the state file is damaged (%s) and set aside as %s; %d events were recovered, %d were lost",
         error,
         aside.name,
         recovered,
+        state.counts().dropped_by_kind.get("damaged", 0),
     )
     return state
+
+
+def _forget_old(path: Path) -> None:
+    """Keep the newest of those that were set aside: a disk that damages everything must not be filled too."""
+    aside = sorted(path.parent.glob(f"{path.stem}.corrupt-*[0-9]"))
+    for old in aside[:-MOST_SET_ASIDE]:
+        for each in (old, *_beside(old)):
+            each.unlink(missing_ok=True)

@@ -15,12 +15,13 @@ _KEY = context.create_key("agent-tracker-turn")
 class Observed:
     """Tokens of the model calls below a turn, and the failure of an agent directly below it."""
 
-    __slots__ = ("failure", "input_tokens", "output_tokens")
+    __slots__ = ("failure", "input_tokens", "is_over", "output_tokens")
 
     def __init__(self) -> None:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.failure: dict[str, Any] | None = None
+        self.is_over = False
 
     def add_tokens(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """Count the tokens of one model call."""
@@ -29,9 +30,14 @@ class Observed:
         if output_tokens is not None:
             self.output_tokens = (self.output_tokens or 0) + output_tokens
 
-    def fail(self, error_type: str | None, message: str | None) -> None:
-        """An agent directly below the turn failed."""
-        self.failure = {"error_type": error_type, "error_message": message}
+    def fail(self, error_type: object, message: str | None) -> None:
+        """An agent directly below the turn failed; a type that is no text is none."""
+        known = error_type if isinstance(error_type, str) else None
+        self.failure = {"error_type": known, "error_message": message}
+
+    def close(self) -> None:
+        """The turn has been reported: what starts in a Context that it left behind is not below it."""
+        self.is_over = True
 
 
 def with_observed(observed: Observed, of: Context) -> Context:
@@ -42,4 +48,4 @@ def with_observed(observed: Observed, of: Context) -> Context:
 def observed_in(of: Context | None) -> Observed | None:
     """What the turn that is open in the Context `of` observes with, if one is."""
     found = context.get_value(_KEY, of)
-    return found if isinstance(found, Observed) else None
+    return found if isinstance(found, Observed) and not found.is_over else None

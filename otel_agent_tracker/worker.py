@@ -7,11 +7,11 @@ pays for SQLite and the client.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 from math import inf
@@ -27,12 +27,13 @@ from otel_agent_tracker.elsewhere import still_unread, unread_elsewhere
 from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.handle import FlushRequest, Snapshot, WorkerHandle
 from otel_agent_tracker.journal import MemoryJournal, Segment
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.replay import replay
 from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.sender_lock import SenderLock
 from otel_agent_tracker.session_record import last_access_us, loaded
 from otel_agent_tracker.sessions import Expired, Session, SessionMap
-from otel_agent_tracker.state import Counts, NewRow, SessionRow, State, Tombstone
+from otel_agent_tracker.state import Counts, DamagedState, NewRow, SessionRow, State, Tombstone
 from otel_agent_tracker.state_file import StateFile, is_damage
 
 __all__ = ["Worker"]
@@ -42,6 +43,8 @@ IDLE_SWEEP_INTERVAL = 60.0
 HEARTBEAT_INTERVAL = 60.0
 PRUNE_INTERVAL = 3600.0
 PUBLISH_REST = 20  # how many times as long as counting takes
+READ_BYTES = 1024 * 1024  # of the journal, for one transaction
+READ_BYTES_BESIDE_FORKS = 64 * 1024  # each fork waits for a transaction to end; smaller ones cost more in all
 LINGER = 0.05  # events come in bursts; storing them together is cheaper for the host too
 FLUSH_POLL = 0.02
 TROUBLE_INTERVAL = 1.0
@@ -52,14 +55,15 @@ MAX_AGENTS = 1000
 _Item = TypeVar("_Item")
 _Read = TypeVar("_Read")
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class Worker:
     """Runs on the thread that makes it, until `handle.stopping` is set; whatever fails is tried again.
 
-    `expire` ends a session that the sweep found; `limit_bytes` bounds the state file; `folder` None keeps
-    everything in memory. `sender` is closed at the end.
+    `expire` ends a session that the sweep found; `limit_bytes` tells for a state file of so many bytes how large
+    it may become; `folder` None keeps everything in memory. `sender` is closed at the end. `tick` is called in each
+    cycle, at least once a second.
     """
 
     def __init__(
@@ -74,9 +78,10 @@ class Worker:
         *,
         folder: Path | None,
         otlp: bool,
-        limit_bytes: int,
+        limit_bytes: Callable[[int], int],
         cleanup_interval: Callable[[], float],
         exit_flush_seconds: float,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._handle = handle
         self._journal = journal
@@ -90,9 +95,11 @@ class Worker:
         self._limit_bytes = limit_bytes
         self._cleanup_interval = cleanup_interval
         self._exit_flush_seconds = exit_flush_seconds
+        self._tick = tick
         self._boot_id = _boot_id()
+        self._skipped_told = 0
         writer = f"{os.getpid()}-{time.time_ns()}"
-        self._file = StateFile(folder, writer=writer, limit_bytes=limit_bytes)
+        self._file = StateFile(folder, writer=writer, limit_bytes=limit_bytes(0), tally=handle.tally)
         self._damage: sqlite3.Error | None = None
         self._delivery: Delivery | None = None
         self._is_changing = False
@@ -102,14 +109,14 @@ class Worker:
         self._frames: dict[str, int] = {}  # of our own segments: how many frames are among the absorbed
         self._absorbed = 0
         self._not_durable = 0
-        self._dropped = 0
+        self._booked: Counter[str] = Counter()
         self._unsaved: set[str] = set()
         self._ended: list[Tombstone] = []
         self._seen_seq = 0
         self._data_version = -1
         self._agents: dict[str, str] = {}
         self._next_share = self._next_publish = 0.0  # on the real clock: other processes keep no other
-        self._next_sweep = self._next_prune = 0.0
+        self._next_sweep = self._next_idle_sweep = self._next_prune = 0.0
         self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
         self._warned_at: dict[str, float] = {}
         handle.suspend = self._suspend
@@ -130,6 +137,7 @@ class Worker:
                 return step()
         except Exception as error:  # noqa: BLE001 - the thread must go on, and whatever was not stored is kept
             self._tell_trouble(error)
+            self._journal.save_ring()
             if isinstance(error, sqlite3.Error) and is_damage(error):
                 self._damage = error
             return TROUBLE_INTERVAL
@@ -142,7 +150,10 @@ class Worker:
         try:
             self._take_in(state, now)
         except sqlite3.OperationalError as error:
+            if is_damage(error):
+                raise
             self._tell_trouble(error)  # full, or busy: what is stored can be delivered all the same
+            self._journal.save_ring()
         self._seconds_to_send = self._deliver(state)
         self._send_heartbeats(now)
         self._answer_flushes(state)
@@ -152,16 +163,18 @@ class Worker:
 
     def _take_in(self, state: State, now: float) -> None:
         """From the journal, and from other processes, into the state and the map; what is idle ends."""
+        while self._handle.flushes and self._handle.flushes[0].abandoned:  # nobody waits for it any more
+            self._handle.flushes.popleft()
         asked = len(self._handle.flushes)  # one that comes later is begun by the next cycle
+        self._tick()
         if asked or time.monotonic() >= self._next_share:
             self._next_share = time.monotonic() + SHARE_INTERVAL
+            self._share(state)  # first: what the dead left goes on from what they had stored
             while self._file.on_disk and self._journal.adopt():  # only the file tells how far they were read
                 self._absorb(state)
-            self._share(state)
         self._absorb(state)
-        if asked or now >= self._next_sweep:
-            self._next_sweep = now + min(self._cleanup_interval(), IDLE_SWEEP_INTERVAL)
-            self._sweep()
+        if asked or now >= min(self._next_sweep, self._next_idle_sweep):
+            self._sweep(now, idle_only=not asked and now < self._next_sweep)
             self._absorb(state)
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_INTERVAL
@@ -172,7 +185,7 @@ class Worker:
     def _sleep_seconds(self, now: float) -> float:
         if self._flushing or self._handle.flushes:
             return FLUSH_POLL
-        until_sweep = max(0.0, self._next_sweep - now)
+        until_sweep = max(0.0, min(self._next_sweep, self._next_idle_sweep) - now)
         until_send = SHARE_INTERVAL if self._seconds_to_send is None else self._seconds_to_send
         until_share = max(0.0, self._next_share - time.monotonic())
         return min(SHARE_INTERVAL, until_share, until_sweep, until_send) + 0.001
@@ -229,7 +242,8 @@ class Worker:
         while waiting := self._waiting_since(not_durable)[:1000]:
             self._store(state, waiting, (), is_own=True)
             self._journal.drain_ring(len(waiting))
-        self._count_dropped(state)
+            self._handle.give_way()
+        self._book_losses(state)
         self._not_durable = not_durable
 
     def _absorb_segment(self, state: State, segment: Segment) -> None:
@@ -238,7 +252,8 @@ class Worker:
             self._offsets[name] = state.offsets().get(name, 0)
         while True:
             start = self._offsets[name]
-            read = segment.read(start)
+            most = READ_BYTES_BESIDE_FORKS if self._handle.is_forked else READ_BYTES
+            read = segment.read(start, most)
             if read.payloads:
                 waiting = self._waiting_before(read.payloads) if is_own else []
                 self._store(state, read.payloads + waiting, [(name, read.offset)], is_own=is_own)
@@ -248,6 +263,7 @@ class Worker:
             self._offsets[name] = read.offset
             if read.offset == start:
                 break
+            self._handle.give_way()
         if segment.done and self._is_safe(state) and segment.retire():
             self._offsets.pop(name, None)
             self._frames.pop(name, None)
@@ -285,9 +301,9 @@ class Worker:
             self._readable(lambda entry: replay(entry, self._sessions), entries)
         self._ended.clear()  # of a transaction that failed
         with state.transaction():
-            self._save_sessions(state)
             rows = self._readable(lambda entry: self._admitted(state, entry), entries)
             self._note_ends(state)
+            self._save_sessions(state)  # after the ends: what is open by now may be the next conversation
             state.accept([row for row in rows if row is not None])
             state.count_dropped({"unreadable": len(payloads) - len(rows)})
             state.set_offsets(offsets)
@@ -310,7 +326,7 @@ class Worker:
     def _admitted(self, state: State, entry: Entry) -> NewRow | None:
         """The outbox row of an entry; None for an inferred end that life or another end has overtaken."""
         if entry.event is Event.CONVERSATION and entry.session_id is not None:
-            if entry.lacks or _ended_by(entry) != EndedBy.CALL:
+            if entry.lacks or mapping.ended_by(entry) != EndedBy.CALL:
                 self._note_ends(state)
                 row = state.session(entry.session_id)
                 if row is not None and row.start_us > entry.time_us:
@@ -337,24 +353,27 @@ class Worker:
         self._ended.clear()
 
     def _is_overtaken(self, state: State, entry: Entry, row: SessionRow | None) -> bool:
-        if _ended_by(entry) == EndedBy.CALL or entry.session_id is None:
+        if mapping.ended_by(entry) == EndedBy.CALL or entry.session_id is None:
             return False
         if row is not None and row.last_activity_us > entry.time_us:
             self._load(row, revive=True)  # another process has seen life in it
             return True
         ended = state.tombstone(entry.session_id)
-        return row is None and ended is not None and ended.end_us >= entry.time_us
+        return row is None and ended is not None and ended.start_us <= entry.time_us <= ended.end_us
 
-    def _count_dropped(self, state: State) -> None:
-        dropped = self._journal.counters.dropped
-        if dropped > self._dropped:
+    def _book_losses(self, state: State) -> None:
+        """What this process could not keep goes into the folder's books too."""
+        lost = self._journal.counters.lost()
+        if new := lost - self._booked:
             with state.transaction():
-                state.count_dropped({"journal": dropped - self._dropped})
-            self._dropped = dropped
+                state.count_dropped(new)
+            self._booked = lost
 
     # --- sessions -------------------------------------------------------------------------------------------
 
     def _save_sessions(self, state: State) -> None:
+        """Write what changed here, within a transaction; over nothing of others that was not read before."""
+        self._read_sessions(state)
         while changed := self._sessions.changed(500):
             self._unsaved.update(changed)
         rows = [row for row in map(self._row, self._unsaved) if row is not None]
@@ -373,25 +392,32 @@ class Worker:
             record=record,
             boot_id=self._boot_id,
             wall_less_monotonic_us=self._wall_less_monotonic_us(),
+            last_turn_us=session.last_turn_us or 0,
         )
 
     def _share(self, state: State) -> None:
-        """Write what changed here, take over what changed elsewhere."""
+        """Take over what changed elsewhere, write what changed here."""
         with state.transaction():
             self._save_sessions(state)
         self._unsaved.clear()
+
+    def _read_sessions(self, state: State) -> None:
+        """Take over what changed elsewhere."""
         version = state.data_version()
         if version == self._data_version:
             return
-        self._seen_seq, rows, ended = state.changes_of_others(self._seen_seq)
-        self._data_version = version
-        for row in sorted(rows, key=lambda row: row.last_activity_us):
+        newest, rows, ended = state.changes_of_others(self._seen_seq)
+        for row in rows:
             self._load(row, revive=_has_outlived(row, state.tombstone(row.session_id)))
         for tombstone in ended:
             if not _has_outlived(self._sessions.get(tombstone.session_id), tombstone):
                 self._sessions.forget(
-                    tombstone.session_id, started_by_us=tombstone.end_us, ended_at_us=tombstone.end_us
+                    tombstone.session_id,
+                    started_by_us=tombstone.end_us,
+                    ended_at_us=tombstone.end_us,
+                    ended_by=tombstone.ended_by,
                 )
+        self._seen_seq, self._data_version = newest, version
 
     def _load(self, row: SessionRow, *, revive: bool = False) -> None:
         try:
@@ -402,8 +428,13 @@ class Worker:
         except ValueError as error:
             _logger.debug("a session of another release is left to it: %s", error)
 
-    def _sweep(self) -> None:
-        while swept := self._sessions.sweep():
+    def _sweep(self, now: float, *, idle_only: bool) -> None:
+        """End what is over; idle sessions more often than those whose TTL is, since nobody else ends them."""
+        interval = self._cleanup_interval()
+        self._next_idle_sweep = now + min(interval, IDLE_SWEEP_INTERVAL)
+        if not idle_only:
+            self._next_sweep = now + interval
+        while swept := self._sessions.sweep(idle_only=idle_only):
             for expired in swept:
                 self._expire(expired)
 
@@ -469,11 +500,11 @@ class Worker:
     def _begin_flushes(self, state: State, asked: int) -> None:
         """Everything that this process had accepted when it was asked is stored by now."""
         for _ in range(asked):
-            request = self._handle.flushes.popleft()
+            request = self._handle.flushes[0]  # it stays the first, should the disk refuse
             if self._folder is not None and self._file.on_disk:
                 ours = [segment.name for segment in self._journal.readable()]
                 request.elsewhere = unread_elsewhere(self._folder, ours=ours, read_to=state.offsets())
-            self._flushing.append(request)
+            self._flushing.append(self._handle.flushes.popleft())
 
     def _answer_flushes(self, state: State) -> None:
         for request in self._flushing:
@@ -495,8 +526,12 @@ class Worker:
     def _publish(self, state: State) -> None:
         """Tell the books; the longer the outbox is, the longer counting takes, and the rarer it is done."""
         began = time.monotonic()
-        pressure = state.bytes_used() / self._limit_bytes
-        self._handle.publish(Snapshot(state.counts(), self._absorbed, self._dropped, pressure))
+        self._tell_skipped()
+        used, counts = state.bytes_used(), state.counts()
+        if self._file.on_disk and not counts.add_up:
+            raise DamagedState("its books do not add up")
+        limit = state.max_bytes = self._limit_bytes(used)
+        self._handle.publish(Snapshot(counts, self._absorbed, self._booked, used / limit))
         now = time.monotonic()
         self._next_publish = now + PUBLISH_REST * (now - began)
 
@@ -504,15 +539,25 @@ class Worker:
         is_disk = isinstance(error, OSError | sqlite3.Error)
         self._warn("events wait, the state folder refuses: %s", error, trace=None if is_disk else error)
 
-    def _warn(self, message: str, detail: object, *, trace: Exception | None = None) -> None:
-        """One line a minute for each message."""
+    def _tell_skipped(self) -> None:
+        skipped = self._journal.counters.skipped_bytes
+        if skipped > self._skipped_told and self._warn(
+            "the journal is damaged: %d bytes could not be read and were passed over", skipped
+        ):
+            self._skipped_told = skipped
+
+    def _warn(self, message: str, detail: object, *, trace: Exception | None = None) -> bool:
+        """One line a minute for each message; whether this is one."""
         now = self._clock.monotonic()
-        if now >= self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
-            self._warned_at[message] = now
-            _logger.warning(message, detail, exc_info=trace)
+        if now < self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
+            return False
+        self._warned_at[message] = now
+        _logger.warning(message, detail, exc_info=trace)
+        return True
 
     def _finish(self) -> None:
         """Deliver what can be delivered in the time there is; the rest stays on disk."""
+        self._journal.save_ring()  # what waits in memory would end with the process
         deadline = time.monotonic() + self._exit_flush_seconds
         while time.monotonic() < deadline:
             wait = self._guarded(lambda: self._last_cycle(deadline))
@@ -568,11 +613,6 @@ def _has_outlived(session: Session | SessionRow | None, ended: Tombstone | None)
     )
 
 
-def _ended_by(entry: Entry) -> str:
-    mark = entry.body.get("metadata", {}).get(mapping.MARK, {})
-    return str(mark.get("ended_by", EndedBy.CALL))
-
-
 def _tombstone(entry: Entry) -> Tombstone:
     body = entry.body
     return Tombstone(
@@ -581,7 +621,7 @@ def _tombstone(entry: Entry) -> Tombstone:
         start_us=wire.parse_time(body["start_time"]),
         end_us=entry.time_us,
         outcome=body["status"],
-        ended_by=_ended_by(entry),
+        ended_by=mapping.ended_by(entry),
         quality=body.get("quality_score"),
         error_message=body.get("error_message"),
     )

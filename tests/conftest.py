@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,13 @@ from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.run import Server
 from otel_agent_tracker.server.store import Store
 
-pytest_plugins = ["pytester", "tests.parts"]
+# pytest parses our modules when they are imported, and Python 3.11 does not bear two threads that parse at once.
+import_module("otel_agent_tracker.worker")
+
+# Whoever runs the tests in the background has them ignore Ctrl-C, and the processes that they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+pytest_plugins = ["pytester", "tests.parts", "tests.faults.processes"]
 
 # A machine that is busy makes no property false: no limits on time. The rest is as Hypothesis has it, in CI too.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.trace import Status, StatusCode
 
-from otel_agent_tracker import AgentPerformanceTracker, agents, semconv, session
+from otel_agent_tracker import AgentPerformanceTracker, agents, assembly, semconv, session
 from otel_agent_tracker.agents import AgentSpanProcessor, add_toucher, remove_toucher, watch
 from otel_agent_tracker.testing import RecordedConversations
 from otel_agent_tracker.turns import Observed, with_observed
@@ -118,7 +118,6 @@ def test_a_model_call_further_around_is_counted_once_too(host: Host, observed: O
     ):
         host.tracer.start_span("inner", attributes=tokens(10, 3)).end()
     assert (observed.input_tokens, observed.output_tokens) == (10, 3)
-    assert not host.processor._counted
 
 
 def test_three_nested_model_calls_are_counted_once(host: Host, observed: Observed) -> None:
@@ -157,8 +156,7 @@ def test_tokens_of_other_spans_do_not_count(host: Host, observed: Observed) -> N
 def test_model_calls_outside_a_turn_tell_nobody(host: Host) -> None:
     """Nothing is remembered of them."""
     host.tracer.start_span("chat", attributes=tokens(10, 3)).end()
-    assert not host.processor._below
-    assert not host.processor._counted
+    assert not len(host.processor._assembly)
 
 
 # --- failures -----------------------------------------------------------------------------------------------
@@ -248,7 +246,7 @@ def test_a_toucher_that_raises_never_reaches_the_host(
     host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says so once."""
-    monkeypatch.setattr(agents, "_told", set())
+    monkeypatch.setattr(agents._logger, "said", set())
 
     def fail(session: str) -> None:
         raise RuntimeError(session)
@@ -283,7 +281,7 @@ def test_a_span_of_the_host_keeps_its_session_alive(recorded_conversations: Reco
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_a_signal_handler_that_makes_a_span_does_not_hang(host: Host, observed: Observed) -> None:
     """While a span is being remembered on the same thread."""
-    host.processor._lock.acquire()
+    host.processor._assembly._lock.acquire()
     before = signal.signal(
         signal.SIGALRM, lambda *_: host.tracer.start_span("chat", attributes=tokens(1)).end()
     )
@@ -297,7 +295,7 @@ def test_a_signal_handler_that_makes_a_span_does_not_hang(host: Host, observed: 
         watchdog.join()
     finally:
         signal.signal(signal.SIGALRM, before)
-        host.processor._lock.release()
+        host.processor._assembly._lock.release()
     assert observed.input_tokens == 1
 
 
@@ -308,7 +306,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent(host: Host, obs
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with host.processor._lock:
+        with host.processor._assembly._lock:
             held.set()
             done.wait(20)
 
@@ -341,9 +339,10 @@ class Hostile(str):
 
 
 def test_attributes_that_raise_raise_nothing_into_the_host(
-    host: Host, observed: Observed, caplog: pytest.LogCaptureFixture
+    host: Host, observed: Observed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The span is passed over, the log says so, the next one is read."""
+    monkeypatch.setattr(agents._logger, "said", set())
     host.tracer.start_span("odd", attributes={semconv.GEN_AI_OPERATION_NAME: Hostile("chat")}).end()
     host.tracer.start_span("chat", attributes=tokens(1, 1)).end()
     assert observed.input_tokens == 1
@@ -354,13 +353,12 @@ def test_what_is_remembered_is_bounded(
     host: Host, observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spans that never end are forgotten, oldest first."""
-    monkeypatch.setattr(agents, "MAX_OPEN_SPANS", 10)
+    monkeypatch.setattr(assembly, "MAX_OPEN_SPANS", 10)
     never_ended = [host.tracer.start_span("x") for _ in range(100)]
     for _ in range(100):
         parent = trace.set_span_in_context(host.tracer.start_span("p"))
         host.tracer.start_span("chat", context=parent, attributes=tokens(1, 1)).end()
-    assert len(host.processor._below) <= 10
-    assert len(host.processor._counted) <= 10
+    assert len(host.processor._assembly) <= 10
     assert observed.input_tokens == 100
     never_ended[0].end()
 
@@ -369,7 +367,7 @@ def test_spans_that_end_are_forgotten(host: Host, observed: Observed) -> None:
     """Nothing stays behind of a turn whose spans have ended."""
     with host.tracer.start_as_current_span("outer", attributes=tokens(10, 3)):
         host.tracer.start_span("inner", attributes=tokens(10, 3)).end()
-    assert not host.processor._below
+    assert not len(host.processor._assembly)
 
 
 # --- where it sits ------------------------------------------------------------------------------------------
@@ -415,7 +413,7 @@ def test_a_provider_that_raises_raises_nothing_into_the_host(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says so once, and the provider is watched as soon as it can be."""
-    monkeypatch.setattr(agents, "_told", set())
+    monkeypatch.setattr(agents._logger, "said", set())
     provider = Refusing()
     with host_provider(provider):
         for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv, session
+from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
 from tests.hosts import host_provider, tracker_answer
 from tests.scripted_server import ScriptedServer, respond
 
@@ -280,6 +282,64 @@ def test_what_was_said_of_a_turn_stands_when_its_stream_is_never_begun(desk: Des
         turn.fail("out of cats")
         turn.stream(chunks())
     assert desk.only("turn")["error_message"] == "out of cats"
+
+
+def test_a_turn_lasts_until_its_block_is_left_too(desk: Desk) -> None:
+    """What is said of it, or raised, after its stream has ended counts; it reports once."""
+    with desk.turn("thread-1") as turn:
+        assert list(turn.stream(chunks())) == [0, 1, 2]
+        turn.fail("bad")
+
+    def raise_after_the_stream() -> None:
+        with desk.turn("thread-2") as turn:
+            assert list(turn.stream(chunks())) == [0, 1, 2]
+            raise OSError("cut")
+
+    with pytest.raises(OSError, match="cut"):
+        raise_after_the_stream()
+    with desk.turn("thread-3") as turn:
+        assert list(turn.stream(chunks())) == list(turn.stream(chunks()))
+        assert desk.tracker.delivery_stats()["accepted"] == 4  # two turns, each with a start
+    bodies = {body["session_id"]: body for body in desk.sent("turn")}
+    assert {name: body["status"] for name, body in bodies.items()} == {
+        "thread-1": "failed",
+        "thread-2": "failed",
+        "thread-3": "ok",
+    }
+    assert [bodies[name]["error_message"] for name in ("thread-1", "thread-2")] == ["bad", "cut"]
+    assert len(desk.sent("turn")) == 3
+
+
+def test_an_asynchronous_turn_lasts_until_its_block_is_left_too(desk: Desk) -> None:
+    """As without asyncio."""
+
+    async def main() -> None:
+        async with desk.turn("thread-1") as turn:
+            assert [number async for number in turn.stream(async_chunks())] == [0, 1, 2]
+            turn.fail("bad")
+        async with desk.turn("thread-2") as turn:
+            assert [number async for number in turn.stream(async_chunks())] == [0, 1, 2]
+            raise OSError("cut")
+
+    with pytest.raises(OSError, match="cut"):
+        asyncio.run(main())
+    told = {body["session_id"]: (body["status"], body["error_message"]) for body in desk.sent("turn")}
+    assert told == {"thread-1": ("failed", "bad"), "thread-2": ("failed", "cut")}
+
+
+def test_a_clock_that_fails_reaches_nobody_s_turn(desk: Desk) -> None:
+    """The turn is timed by the system's clock."""
+
+    def broken() -> int:
+        raise OSError("no time")
+
+    assert desk.tracker.flush(5.0)  # the worker has a clock that goes
+    desk.tracker._pipeline.clock = Clock(time_ns=broken, monotonic=time.monotonic)
+    with desk.turn() as turn:
+        assert list(turn.stream(chunks())) == [0, 1, 2]
+    desk.tracker._pipeline.clock = SYSTEM_CLOCK
+    body = desk.only("turn")
+    assert (body["status"], 0 <= body["duration_seconds"] < 60) == ("ok", True)
 
 
 # --- blocks in the wrong place --------------------------------------------------------------------------------

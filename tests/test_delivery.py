@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otel_agent_tracker import wire
 from otel_agent_tracker.channel import Channel
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
 from otel_agent_tracker.clock import Clock
@@ -159,14 +160,15 @@ class Office:
         with self.state.transaction():
             self.state.put_sessions([SessionRow(lane, "bot", time_us, time_us, b"", "", 0)])
 
-    def end(self, event_id: str, *, lane: str = "s", **body: Any) -> None:
-        """The session ends, and leaves its tombstone."""
-        time_us = int(NOON_US + self.now * 1e6)
+    def end(self, event_id: str, *, lane: str = "s", start: float = 0.0, **body: Any) -> None:
+        """The conversation that began at `start` ends now, and leaves its tombstone."""
+        start_us, time_us = (int(NOON_US + seconds * 1e6) for seconds in (start, self.now))
         with self.state.transaction():
             self.state.end_sessions(
-                [Tombstone(lane, "bot", NOON_US, time_us, "completed", "call", None, None)]
+                [Tombstone(lane, "bot", start_us, time_us, "completed", "call", None, None)]
             )
-        self.put(event_id, Event.CONVERSATION, lane=lane, status="completed", **body)
+        times = {"start_time": wire.format_time(start_us)}
+        self.put(event_id, Event.CONVERSATION, lane=lane, status="completed", **times, **body)
 
     def deliver(self) -> float | None:
         """Send and settle until there is nothing to do now; in how many seconds there is."""
@@ -174,7 +176,11 @@ class Office:
             wait = self.delivery.step()
             if not self.delivery.in_flight:
                 return wait
-            assert self._rung.acquire(timeout=TIMEOUT)
+            assert self.rung()
+
+    def rung(self) -> bool:
+        """Wait for an answer."""
+        return self._rung.acquire(timeout=TIMEOUT)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, delivering whenever there is something to do."""
@@ -355,6 +361,94 @@ def test_an_event_that_always_fails_holds_up_its_own_session_only(office: Office
     assert office.pending == ["e0", "e1"]
 
 
+def put_with_poison(office: Office, count: int) -> None:
+    """The first two are of one session, and the tracker fails at every batch that holds the first."""
+    office.tracker.offers = BATCH
+    office.tracker.answer_batch = lambda ids: Retry("status 500") if "e0" in ids else None
+    for number in range(count):
+        office.put(f"e{number}", lane="poisoned" if number < 2 else f"s{number}")
+
+
+def test_a_batch_that_always_fails_holds_up_one_session_only(office: Office) -> None:
+    """The event to blame ends up alone; all others are delivered, and later ones at once, in few requests."""
+    put_with_poison(office, 2_000)
+    office.wait(600.0)
+    assert [office.pending, office.dead] == [["e0", "e1"], {}]
+    for hour in range(5):
+        before = len(office.tracker.batches)
+        for number in range(500):
+            office.put(f"later{hour}-{number}", lane=f"later{number}")
+        office.wait(60.0)
+        assert [office.pending, len(office.tracker.batches) - before < 25] == [["e0", "e1"], True]
+        office.wait(HOUR)
+    before = len(office.tracker.batches)
+    office.wait(HOUR)
+    assert 0 < len(office.tracker.batches) - before < 20
+
+
+def test_an_event_that_was_set_apart_is_delivered_once_the_tracker_takes_it(office: Office) -> None:
+    """And what followed it in its session comes behind it."""
+    put_with_poison(office, 100)
+    office.wait(HOUR)
+    office.tracker.answer_batch = lambda ids: None
+    office.wait(HOUR)
+    assert [office.pending, office.tracker.event_ids[-2:]] == [[], ["e0", "e1"]]
+
+
+def test_an_event_that_was_set_apart_may_be_refused(office: Office) -> None:
+    """Then it is a dead letter, and its session goes on."""
+    put_with_poison(office, 100)
+    office.wait(HOUR)
+    office.tracker.answer_batch = lambda ids: Refused(422, "poison") if "e0" in ids else None
+    office.wait(HOUR)
+    assert [office.pending, office.dead] == [[], {"e0": "422 poison"}]
+
+
+@pytest.mark.parametrize("poisoned", [1, 200], ids=["one", "more than are looked at"])
+def test_an_event_that_always_fails_is_found_after_an_outage_and_after_a_restart(
+    office: Office, poisoned: int
+) -> None:
+    """Though it is the oldest, each session has failed alone by then, and its own fills the front of the outbox."""
+    office.tracker.offers = BATCH
+    office.tracker.answer_batch = lambda ids: Retry("connection refused")
+    for number in range(poisoned):
+        office.put(f"e{number}", lane="poisoned")
+    for number in range(10):
+        office.put(f"other{number}", lane=f"s{number}")
+    office.wait(HOUR)
+    office.tracker.answer_batch = lambda ids: Retry("status 500") if "e0" in ids else None
+    office.wait(HOUR)
+    assert len(office.pending) == poisoned
+    office.delivery.close()
+    office.delivery.join(TIMEOUT)
+    office.reopen()
+    office.put("later", lane="later")
+    office.wait(HOUR)
+    assert len(office.pending) == poisoned
+
+
+def test_an_event_that_fails_for_weeks_stops_nothing(office: Office) -> None:
+    """However often it was tried."""
+    put_with_poison(office, 10)
+    office.wait(21 * 24 * HOUR)
+    office.put("later", lane="later")
+    office.wait(HOUR)
+    assert office.pending == ["e0", "e1"]
+
+
+def test_after_an_outage_all_is_delivered_at_once(office: Office) -> None:
+    """Each probe was an event of another session; that all failed blames none of them for long."""
+    office.tracker.offers = BATCH
+    office.tracker.answer_batch = lambda ids: Retry("connection refused")
+    for number in range(1_000):
+        office.put(f"e{number}", lane=f"s{number}")
+    office.wait(HOUR)
+    office.tracker.answer_batch = lambda ids: None
+    before = len(office.tracker.batches)
+    office.wait(70.0)
+    assert [office.pending, len(office.tracker.batches) - before < 150] == [[], True]
+
+
 @pytest.mark.parametrize("offers", [SINGLE, BATCH])
 @pytest.mark.parametrize("result", [Retry("connection refused"), Misconfigured("status 403"), UNKNOWN])
 def test_an_hour_of_trouble_takes_few_requests(office: Office, offers: Capabilities, result: Result) -> None:
@@ -467,6 +561,20 @@ def test_a_refused_batch_is_halved_until_the_event_to_blame_is_alone(office: Off
     assert len(office.tracker.batches) <= 10
 
 
+def test_a_half_that_fails_for_now_goes_again_before_the_other(office: Office) -> None:
+    """What follows in the same session waits for it."""
+    answers = iter([Refused(413, "large"), Retry("down"), None, None, None])
+    office.tracker.offers, office.tracker.answer_batch = BATCH, lambda ids: next(answers)
+    for number in range(4):
+        office.put(f"e{number}")
+    office.wait(60.0)
+    assert office.tracker.batches == [
+        *(["e0", "e1", "e2", "e3"], ["e0", "e1"]),
+        *(["e0"], ["e1"], ["e2", "e3"]),
+    ]
+    assert office.pending == []
+
+
 def test_batches_grow_again_after_a_refusal(office: Office) -> None:
     """One poison does not make delivery slow for ever."""
     office.tracker.offers = BATCH
@@ -475,6 +583,18 @@ def test_batches_grow_again_after_a_refusal(office: Office) -> None:
         office.put(f"e{number}", lane=f"s{number}")
     office.deliver()
     assert [office.pending, len(office.tracker.batches) < 25] == [[], True]
+
+
+def test_a_batch_that_takes_too_long_is_made_smaller(office: Office) -> None:
+    """On a slow way one that never arrives in time would hold up everything for ever."""
+    office.tracker.offers = BATCH
+    office.tracker.answer_batch = lambda ids: Retry("timed out") if len(ids) > 10 else None
+    for number in range(100):
+        office.put(f"e{number}", lane=f"s{number}")
+    for _ in range(30):
+        office.deliver()
+        office.now += 60.0
+    assert [office.pending, office.state.counts().delivered] == [[], 100]
 
 
 def test_each_result_of_a_batch_counts_for_its_event(office: Office) -> None:
@@ -541,6 +661,73 @@ def test_each_session_is_delivered_in_order(sessions: list[int], hiccups: set[in
                 numbers.append(body["n"])
         assert all(numbers == sorted(numbers) for numbers in delivered.values())
         assert [office.pending, office.state.counts().delivered] == [[], len(sessions)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 11), max_size=60),
+    st.sets(st.integers(0, 59), max_size=3),
+    st.sets(st.integers(0, 20), max_size=4),
+)
+def test_each_session_is_delivered_in_order_in_batches(
+    sessions: list[int], poisons: set[int], hiccups: set[int]
+) -> None:
+    """Whatever is refused, fails at first, or comes while others wait."""
+    tracker = Tracker(
+        Capabilities(batch={"path": "/batch", "max_events": 5}, turns={}, feedback={"path": ""})
+    )
+    poisoned = {f"e{number}" for number in poisons}
+
+    def answer_batch(event_ids: list[str]) -> Result | None:
+        if len(tracker.batches) - 1 in hiccups:
+            return Retry("hiccup")
+        return None if poisoned.isdisjoint(event_ids) else Refused(422, "poison")
+
+    tracker.answer_batch = answer_batch
+    with office_for(tracker) as office:
+        for number, session in enumerate(sessions):
+            office.put(f"e{number}", lane=str(session), n=number, session=session)
+            if number % 4 == 3 and number > 20:
+                office.delivery.step()
+        office.wait(1000.0)
+        delivered: dict[int, list[int]] = {}
+        for _, body, _ in tracker.requests:
+            delivered.setdefault(body["session"], []).append(body["n"])
+        assert all(numbers == sorted(numbers) for numbers in delivered.values())
+        assert [office.pending, len(tracker.requests)] == [[], len(sessions) - len(office.dead)]
+        assert office.dead.keys() == {f"e{number}" for number in poisons if number < len(sessions)}
+
+
+@pytest.mark.parametrize("offers", [SINGLE, BATCH])
+def test_new_sessions_do_not_wait_for_a_backlog(office: Office, offers: Capabilities) -> None:
+    """What is new goes with one of the next few rounds, and what its session had waiting goes first."""
+    for number in range(5_000):
+        office.put(f"old{number}", lane=f"s{number}")
+    office.tracker.offers = offers
+    office.delivery.step()
+    while len(office.tracker.requests) < 600:
+        assert office.rung()
+        office.delivery.step()
+    office.put("new", lane="new")
+    office.put("more", lane="s2000")
+    office.put("newest", Event.CONVERSATION, lane="new")
+    before = len(office.tracker.requests)
+    office.deliver()
+    place = {event_id: place for place, event_id in enumerate(office.tracker.event_ids)}
+    assert place["old2000"] < place["more"]
+    assert place["new"] < place["newest"]
+    assert max(place["more"], place["newest"]) < before + 2_001
+    assert [office.pending, len(place), len(office.tracker.event_ids)] == [[], 5_003, 5_003]
+
+
+def test_a_refused_event_among_new_ones_is_found_at_once(office: Office) -> None:
+    """While a backlog is delivered too, a poison costs a few requests and holds nothing up."""
+    office.tracker.offers = BATCH
+    office.tracker.answer_batch = lambda ids: Refused(422, "poison") if "e4990" in ids else None
+    for number in range(5_000):
+        office.put(f"e{number}", lane=f"s{number}")
+    office.deliver()
+    assert [office.pending, list(office.dead), len(office.tracker.batches) < 35] == [[], ["e4990"], True]
 
 
 @given(st.lists(st.integers(0, 30), max_size=120))
@@ -659,7 +846,7 @@ def test_turns_that_come_while_the_end_is_under_way_are_the_next_ends(plain: Off
     plain.wait(1.0)
     plain.tracker.answer = always(Delivered())
     plain.wait(10.0)
-    plain.end("end2")
+    plain.end("end2", start=1.0)
     plain.deliver()
     turns = {
         event_id: body["metadata"]["agent_tracker"]["turns"] for _, body, event_id in plain.tracker.requests
@@ -757,9 +944,28 @@ def test_feedback_for_the_next_conversation_waits_for_its_end(plain: Office) -> 
     plain.feedback("f", 3)
     plain.wait(100.0)
     assert [plain.pending, plain.tracker.event_ids] == [["f"], ["end1"]]
-    plain.end("end2")
+    plain.end("end2", start=100.0)
     plain.deliver()
     assert [plain.tracker.event_ids, plain.tracker.last[1]["quality_score"]] == [["end1", "end2"], 3]
+
+
+def test_a_second_end_by_call_is_not_sent_to_a_tracker_without_rules(plain: Office) -> None:
+    """Two processes ended a conversation; the later end has no effect, and is done with."""
+    plain.end("first")
+    plain.now = 1.0
+    plain.end("second")
+    plain.deliver()
+    assert [plain.tracker.event_ids, plain.pending, plain.state.counts().delivered] == [["first"], [], 2]
+
+
+def test_a_second_end_by_call_is_sent_to_a_tracker_that_has_the_rules(office: Office) -> None:
+    """It decides, and may know what lies between."""
+    office.tracker.offers = SINGLE
+    office.end("first")
+    office.now = 1.0
+    office.end("second")
+    office.deliver()
+    assert office.tracker.event_ids == ["first", "second"]
 
 
 def test_feedback_for_a_session_that_nobody_knows_waits_for_a_day(plain: Office) -> None:

@@ -20,6 +20,8 @@ from otel_agent_tracker.server.run import Server
 from otel_agent_tracker.server.selection import Selection
 from otel_agent_tracker.server.store import Store
 from tests import reference
+from tests.faults.rows import FAULTS, shown
+from tests.frameworks.table import PAIRS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -123,9 +125,10 @@ asyncio.run(main())
 
 
 def test_every_example_is_tested() -> None:
-    """No example rots: each is named in this file."""
+    """No example rots: each is named in this file, or in the table of the frameworks that are tested live."""
     here = Path(__file__).read_text(encoding="utf-8")
-    assert [each.name for each in EXAMPLES if each.stem not in here] == []
+    live = {pair.example for pair in PAIRS}
+    assert [each.name for each in EXAMPLES if each.stem not in here and each.stem not in live] == []
 
 
 # --- what is named is there ---------------------------------------------------------------------------------
@@ -196,6 +199,14 @@ def test_every_variable_that_is_named_exists() -> None:
 def test_generated_pages_are_fresh(page: Path) -> None:
     """The pages of settings and commands are as the code says; `make docs` writes them."""
     assert page.read_text(encoding="utf-8") == reference.PAGES[page]()
+
+
+def test_every_fault_has_a_test_of_its_own() -> None:
+    """One that injects it, and says in its docstring what is promised."""
+    tests = shown()
+    assert tests.keys() == FAULTS.keys()
+    assert all(test.promise.endswith(".") for tests_of_one in tests.values() for test in tests_of_one)
+    assert [number for number, of_one in tests.items() if all(test.faults > 5 for test in of_one)] == []
 
 
 def test_every_setting_is_explained() -> None:

@@ -73,6 +73,13 @@ def test_a_field_of_another_type_makes_no_entry(at: int) -> None:
     assert not is_entry(b"\n".join((orjson.dumps(fields), body, otlp)))
 
 
+def test_what_the_next_release_adds_is_passed_over() -> None:
+    """Its entries are read by this one: what it knows of them is what it needs."""
+    head, body, otlp = ENTRY.encode().split(b"\n", 2)
+    fields = [*orjson.loads(head), {"added": 1}]
+    assert Entry.decode(b"\n".join((orjson.dumps(fields), body, otlp))) == ENTRY
+
+
 def test_events_of_one_session_share_a_lane() -> None:
     """Delivery is in order for each session, or else for each agent."""
     agent = Entry(event=Event.AGENT_STATUS, event_id="e", path="/p", body={}, agent_id="bot", time_us=1)

@@ -456,6 +456,37 @@ def test_a_turn_after_the_end_opens_the_next_conversation(river: River) -> None:
     assert session in river.sessions
 
 
+def test_a_session_of_ours_goes_on_by_call_after_its_time_to_live(river: River) -> None:
+    """Where others saw life in it, it is not over, and an idle end would not count: it ends by call or its TTL."""
+    session = river.start()
+    river.step(TTL)
+    river.turn(session)
+    river.step(1)
+    river.turn(session)
+    assert semconv.ORIGIN not in attributes_of(river.last(Event.CONVERSATION_START))
+    river.step(IDLE)
+    river.sweep()
+    assert session in river.sessions
+    river.step(TTL)
+    river.sweep()
+    assert attributes_of(river.last(Event.CONVERSATION))[semconv.ENDED_BY] == "ttl"
+
+
+@pytest.mark.parametrize("session", ["thread-7", "bot_1705681000_a1b2c3d4"])
+def test_a_turn_that_was_under_way_at_an_inferred_end_reopens_the_session(river: River, session: str) -> None:
+    """It refutes that end, so the conversation has yet to end."""
+    river.turn(session)
+    river.step(TTL)
+    river.sweep()
+    assert session not in river.sessions
+    river.step(1)
+    river.turn(session, start_us=river.now_us - 5_000_000)
+    assert session in river.sessions
+    river.step(TTL)
+    river.sweep()
+    assert len(river.of(Event.CONVERSATION)) == 2
+
+
 # --- what users write ---------------------------------------------------------------------------------------
 
 

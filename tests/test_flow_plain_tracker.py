@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from otel_agent_tracker import AgentOperationsTracker, AgentPerformanceTracker, AgentStatus, Turn
+from otel_agent_tracker.events import Ending
+from otel_agent_tracker.pipeline import Pipeline
+from otel_agent_tracker.semconv import Outcome
 from tests.conftest import MakeTracker
 from tests.scripted_server import ScriptedServer, json_reply, reply, respond
 from tests.waiting import wait_until
@@ -170,6 +173,28 @@ def test_feedback_without_any_end_waits(
     tracker.end_conversation(session)
     assert tracker.flush(5)
     assert told(plain_server)[-1][1]["quality_score"] == 5
+
+
+@pytest.mark.parametrize("first_is_other", [True, False])
+def test_of_two_ends_it_is_left_with_the_first(
+    plain_server: ScriptedServer, tracker: AgentPerformanceTracker, first_is_other: bool
+) -> None:
+    """Two processes end a conversation before they know of each other: a tracker without rules gets one outcome."""
+    session = tracker.start_conversation("bot")
+    assert tracker.flush(5)
+    other = Pipeline(tracker._config)  # what another process has on the same state folder
+    try:
+        pipelines = [tracker._pipeline, other]
+        first, second = reversed(pipelines) if first_is_other else pipelines
+        assert first.events.end(session, Ending(Outcome.COMPLETED, quality=5))
+        assert second.events.end(session, Ending(Outcome.FAILED, error_message="timeout"))
+        assert other.flush(5)
+        assert tracker.flush(5)
+    finally:
+        other.close()
+    assert [body["status"] for path, body in told(plain_server) if path == END][-1] == "completed"
+    stats = tracker.delivery_stats()
+    assert (stats["delivered"], stats["pending"], stats["dead_lettered"]) == (3, 0, 0)
 
 
 def test_an_idle_conversation_ends_there_too(plain_server: ScriptedServer, make_tracker: MakeTracker) -> None:

@@ -275,6 +275,19 @@ def test_register_status_activity_and_overview(tracker_server: Server, tmp_path:
     assert ask(url, state, "get_agent_status", "nobody") is None
 
 
+@pytest.mark.parametrize("status", AgentStatus)
+def test_each_status_is_told_as_it_was_reported(
+    tracker_server: Server, tmp_path: Path, status: AgentStatus
+) -> None:
+    """None is lost between the call and the answer."""
+    with AgentOperationsTracker(tracker_server.url, state_dir=tmp_path / "state") as agents:
+        agents.update_agent_status("bot", status)
+        assert agents.flush(5)
+        told = agents.get_agent_status("bot")
+    assert told is not None
+    assert told["status"] == status
+
+
 def test_the_asynchronous_twin_reports_the_same(tracker_server: Server, tmp_path: Path) -> None:
     """Every report of the asyncio operations tracker."""
 

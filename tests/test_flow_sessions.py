@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 
 import pytest
@@ -41,6 +43,23 @@ def clock() -> FakeClock:
 def unswept_tracker(clock: FakeClock) -> Iterator[AgentPerformanceTracker]:
     """A tracker on `clock` whose sessions nobody sweeps."""
     pipeline = Pipeline(Config(), clock=clock.clock)
+    substitute(pipeline)
+    try:
+        yield AgentPerformanceTracker()
+    finally:
+        substitute(None)
+        pipeline.close()
+
+
+@contextmanager
+def unflushed_tracker(
+    clock: FakeClock, sender: RecordingSender, *, ttl_hours: float, cleanup_minutes: float
+) -> Iterator[AgentPerformanceTracker]:
+    """A tracker on `clock` whose worker has nobody to hurry it: a flush would sweep."""
+    config = Config(
+        session_ttl_hours=ttl_hours, cleanup_interval_minutes=cleanup_minutes, durability=Durability.MEMORY
+    )
+    pipeline = Pipeline(config, clock=clock.clock, sender=sender)
     substitute(pipeline)
     try:
         yield AgentPerformanceTracker()
@@ -215,6 +234,8 @@ def test_get_live_session_resets_nothing(
     noon = datetime(2024, 1, 19, 12, tzinfo=UTC)
     assert abs((info.start_time - noon).total_seconds()) < 0.001
     assert abs((info.last_access_time - noon).total_seconds()) < 0.001
+    with pytest.raises(FrozenInstanceError):
+        info.turns = 2  # type: ignore[misc]  # that is what is tried
     recorded_conversations.clock.advance(hours=1)
     assert tracker.get_live_session(session) is None
 
@@ -292,25 +313,31 @@ def test_each_expired_session_is_reported_once_at_its_last_access(
     assert ours["last_activity_time"] == told[second]["end_time"]
 
 
-def test_the_worker_cleans_up_at_its_interval(clock: FakeClock) -> None:
+@pytest.mark.parametrize("minutes", [0.5, 30.0])
+def test_the_worker_cleans_up_at_its_interval(clock: FakeClock, minutes: float) -> None:
     """In the background, without a call: not before the interval is over, and then by itself."""
     sender = RecordingSender()
-    config = Config(session_ttl_hours=1 / 360, cleanup_interval_minutes=0.5, durability=Durability.MEMORY)
-    pipeline = Pipeline(config, clock=clock.clock, sender=sender)
-    substitute(pipeline)
-    try:
-        tracker = AgentPerformanceTracker()
+    with unflushed_tracker(clock, sender, ttl_hours=1 / 360, cleanup_minutes=minutes) as tracker:
         tracker.start_conversation("bot")
         wait_until(lambda: len(sender.requests) == 1)
-        clock.advance(seconds=20)  # past the TTL, within the interval
+        clock.advance(minutes=minutes - 0.1)  # past the TTL, within the interval
         tracker.record_feedback("another", 5)
         wait_until(lambda: len(sender.requests) == 2)
         assert tracker.get_session_stats()["expired_sessions_pending_cleanup"] == 1
-        clock.advance(seconds=10)
+        clock.advance(minutes=0.1)
         wait_until(lambda: [request.path for request in sender.requests][2:] == [EXPIRED])
-    finally:
-        substitute(None)
-        pipeline.close()
+
+
+def test_idle_sessions_end_within_a_minute_however_long_the_interval_is(clock: FakeClock) -> None:
+    """Nobody else ends a conversation that nobody started by a call."""
+    sender = RecordingSender()
+    with unflushed_tracker(clock, sender, ttl_hours=10, cleanup_minutes=600) as tracker:
+        with tracker.turn("thread-7", agent_id="bot"):
+            pass
+        tracker.start_conversation("bot")
+        wait_until(lambda: len(sender.requests) == 3)
+        clock.advance(minutes=31)
+        wait_until(lambda: [request.path for request in sender.requests][3:] == [END])
 
 
 def test_eviction_ends_the_idlest_session() -> None:

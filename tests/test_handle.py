@@ -10,9 +10,10 @@ import pytest
 
 from otel_agent_tracker.handle import Snapshot, WorkerHandle
 from otel_agent_tracker.state import Counts
+from tests.waiting import wait_until
 
 TIMEOUT = 10.0
-SNAPSHOT = Snapshot(Counts(accepted=1, pending=1), absorbed=1, dropped=0, pressure=0.0)
+SNAPSHOT = Snapshot(Counts(accepted=1, pending=1), absorbed=1, booked={}, pressure=0.0)
 Make = Callable[..., WorkerHandle]
 
 
@@ -179,4 +180,30 @@ def test_a_fork_waits_for_the_worker_between_two_cycles(make: Make) -> None:
     handle.resume_after_fork()
     assert [handle.pause_for_fork(TIMEOUT), handle.stepping.locked(), suspended] == [True, True, [True]]
     handle.resume_after_fork()
+    assert not handle.stepping.locked()
+
+
+def test_a_worker_in_a_long_cycle_gives_way_to_a_fork(make: Make) -> None:
+    """It stands still from the pause to the end of the fork, and then goes on with its cycle."""
+    handle, in_cycle, over = make(), threading.Event(), threading.Event()
+    rounds = 0
+
+    def cycle() -> None:
+        nonlocal rounds
+        with handle.stepping:
+            in_cycle.set()
+            while not over.is_set():
+                handle.give_way()
+                rounds += 1
+
+    worker = threading.Thread(target=cycle)
+    worker.start()
+    assert in_cycle.wait(TIMEOUT)
+    assert handle.pause_for_fork(TIMEOUT)
+    seen = rounds
+    assert [handle.stepping.locked(), worker.is_alive(), rounds] == [True, True, seen]
+    handle.resume_after_fork()
+    wait_until(lambda: rounds > seen)
+    over.set()
+    worker.join(TIMEOUT)
     assert not handle.stepping.locked()

@@ -176,7 +176,7 @@ def test_threads_lose_and_mix_nothing(open_journal: OpenJournal) -> None:
         offsets: dict[str, int] = {}
         while len(read) < 16_000:
             journal.wait(60)
-            journal.prepare()
+            come_back(journal)
             for segment in journal.readable():
                 result = segment.read(offsets.get(segment.name, 0))
                 offsets[segment.name] = result.offset
@@ -290,6 +290,12 @@ def test_a_wake_ends_the_wait() -> None:
 # --- if the disk refuses ------------------------------------------------------------------------------------
 
 
+def come_back(journal: Journal) -> None:
+    """Try the disk again, as a worker does that cannot store what waits in memory."""
+    journal.prepare()
+    journal.save_ring()
+
+
 def test_events_wait_in_memory_while_the_disk_refuses(open_journal: OpenJournal) -> None:
     """They are counted as not durable, those beyond the ring as dropped; later they return in order."""
     journal = open_journal(ring_bytes=3 * FRAME)
@@ -298,10 +304,10 @@ def test_events_wait_in_memory_while_the_disk_refuses(open_journal: OpenJournal)
         assert [journal.append(event) for event in events] == [False] * 4
         assert isinstance(journal.refusal, OSError)
         assert journal.counters == JournalCounters(appended=3, not_durable=3, dropped=1)
-        journal.prepare()
+        come_back(journal)
         assert (journal.read_ring(), journal.readable()) == (events[:3], [])
 
-    journal.prepare()
+    come_back(journal)
     assert (journal.read_ring(), read_all(journal)) == ([], events[:3])
     assert journal.append(b"after")
 
@@ -316,9 +322,9 @@ def test_a_large_ring_returns_to_disk(open_journal: OpenJournal) -> None:
         assert not journal.append(event)
     folder.unlink()
     with refusing_disk():
-        journal.prepare()
+        come_back(journal)
         assert (len(journal.read_ring()), type(journal.refusal)) == (1, OSError)
-    journal.prepare()
+    come_back(journal)
     assert (journal.read_ring(), journal.refusal, read_all(journal)) == ([], None, events)
 
 
@@ -382,7 +388,7 @@ def test_unread_segments_are_bounded(
     assert (durable.count(True), len(files(folder))) == (3 * (SEGMENT // FRAME), 3)
     assert "unread" in str(journal.refusal)
     read_all(journal, retire=True)
-    journal.prepare()
+    come_back(journal)
     assert (journal.refusal, journal.read_ring()) == (None, [])
 
 
@@ -417,7 +423,7 @@ def test_a_written_segment_that_fails_is_a_refusal(
         assert durable == [True] * (SEGMENT // 2 // FRAME) + [False] * (
             SEGMENT // FRAME - SEGMENT // 2 // FRAME
         )
-    journal.prepare()
+    come_back(journal)
     assert (len(read_all(journal)), journal.read_ring()) == (SEGMENT // FRAME, [])
     assert journal.counters.skipped_bytes == 0
 
@@ -596,7 +602,7 @@ def test_an_event_that_interrupts_the_worker_is_kept(
         return plain_forget(self)
 
     monkeypatch.setattr(Journal, "_forget_oldest", interrupted_forget)
-    journal.prepare()
+    come_back(journal)
     assert (read_all(journal), journal.read_ring()) == ([b"waits", b"finaliser"], [])
 
 

@@ -61,6 +61,22 @@ def test_a_disk_without_room_does_not_keep_events_from_the_tracker(
     pipeline.close()
 
 
+def test_a_platform_without_locks_keeps_events_in_memory(
+    tmp_path: Path, sender: RecordingSender, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning says so; they are delivered all the same, and nothing is written."""
+    monkeypatch.setattr("otel_agent_tracker.pipeline.DISK_SUPPORTED", False)
+    pipeline = Pipeline(config(tmp_path / "state"), sender=sender)
+    pipeline.events.start("bot", user_id=None, metadata=None)
+    assert pipeline.flush(10.0)
+    pipeline.close()
+    assert len(sender.requests) == 1
+    assert not (tmp_path / "state").exists()
+    assert [record.getMessage() for record in caplog.records] == [
+        "this platform has no flock or mmap: accepted events are kept in memory only"
+    ]
+
+
 def test_a_substitute_is_given_to_everyone(pipeline: Pipeline, tmp_path: Path) -> None:
     """For users' tests."""
     pipeline.holders += 1
@@ -88,7 +104,7 @@ def test_what_matters_least_is_refused_first(
 ) -> None:
     """Activity, then turns, then starts, ends last; each counted by kind, and the books add up."""
     handle = pipeline._handle
-    handle.publish(Snapshot(Counts(), absorbed=0, dropped=0, pressure=pressure))
+    handle.publish(Snapshot(Counts(), absorbed=0, booked={}, pressure=pressure))
     monkeypatch.setattr(handle, "start", lambda: None)  # no worker measures again
     events = pipeline.events
     events.activity("bot", "thought", {}, duration=None)
@@ -99,6 +115,20 @@ def test_what_matters_least_is_refused_first(
     stats = pipeline.delivery_stats()
     assert stats["dropped_by_kind"] == dict.fromkeys(refused, 1)
     assert [stats["accepted"], stats["pending"]] == [5, 5 - len(refused)]
+
+
+@pytest.mark.parametrize(
+    ("used_mb", "free_mb", "limit_mb"),
+    [(0, 1000, 50), (0, 100, 10), (30, 100, 40), (0, 0, 4), (60, 1000, 50)],
+)
+def test_the_state_file_may_grow_by_a_tenth_of_the_free_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used_mb: int, free_mb: int, limit_mb: int
+) -> None:
+    """But not beyond what is configured, and to 4 MiB always; asked again and again, since others fill the disk."""
+    pipeline, mb = Pipeline(config(tmp_path, outbox_max_mb=50.0)), 1024 * 1024
+    monkeypatch.setattr(pipeline, "_free_bytes", lambda: free_mb * mb)
+    assert pipeline._limit_bytes(used_mb * mb) == limit_mb * mb
+    pipeline.close()
 
 
 def with_turn(pipeline: Pipeline, session: str) -> None:

@@ -33,8 +33,10 @@ def test_the_public_names_are_these() -> None:
         "AsyncAgentPerformanceTracker",
         "Conversation",
         "ConversationQuality",
+        "Recognised",
         "SessionInfo",
         "SessionSpanProcessor",
+        "SpanClass",
         "TrackerSpanExporter",
         "TrackerUnavailable",
         "Turn",
@@ -199,7 +201,9 @@ def test_the_functions_are_those_of_the_installed_tracker() -> None:
     """`record_feedback` and `end_conversation` take what the methods take."""
     for name in ("record_feedback", "end_conversation"):
         assert parameters(getattr(otel_agent_tracker, name)) == PERFORMANCE[name]
-    assert parameters(otel_agent_tracker.install) == "tracer_provider=None, *, base_url=None, api_key=None"
+    assert parameters(otel_agent_tracker.install) == (
+        "tracer_provider=None, *, base_url=None, api_key=None, recognisers=(), redactor=None"
+    )
     assert parameters(otel_agent_tracker.session.__init__) == "session_id, user_id=None, agent_id=None"
 
 

@@ -276,9 +276,42 @@ def test_the_newer_record_keeps_its_own() -> None:
     assert unpacked("s", newer) == expected
 
 
+def test_the_later_turn_counts_whichever_record_is_newer() -> None:
+    """A touch makes a record newer, and says nothing of how the last turn went."""
+    newer, older = record_of(), record_of()
+    add_turn(newer, turn("1", status=TurnStatus.FAILED, error_message="m"))
+    add_turn(older, turn("1", status=TurnStatus.FAILED, error_message="m"))
+    add_turn(older, turn("2", end_us=4_000))
+    session_record.note_activity(newer, 9_000)
+    session_record.adopt(newer, older)
+    adopted = unpacked("s", newer)
+    assert (adopted.turns, adopted.last_turn_failed, adopted.error_message) == (2, False, None)
+    assert adopted.last_activity_us == 9_000
+
+
+def test_two_who_opened_one_conversation_share_its_last_turn() -> None:
+    """Neither knew of the other, so each has a start of its own; a turn that ended in the newer one is one of its."""
+    newer, older = record_of(start_us=1_000), record_of(start_us=2_000)
+    add_turn(older, turn(status=TurnStatus.FAILED))
+    session_record.adopt(newer, older)
+    assert unpacked("s", newer).last_turn_failed
+
+
 def test_another_conversation_has_nothing_to_adopt() -> None:
-    """A record with another start gives its access at most."""
-    newer, older = record_of(start_us=1), record_of(start_us=2, user_id="u")
+    """A record with another start gives its access at most, and no turn of before."""
+    newer, older = record_of(start_us=4_000), record_of(start_us=2, user_id="u")
     add_turn(older, turn())
     session_record.adopt(newer, older)
-    assert unpacked("s", newer) == unpacked("s", record_of(start_us=1))
+    assert unpacked("s", newer) == unpacked("s", record_of(start_us=4_000))
+
+
+def test_a_turn_opens_the_next_conversation_of_a_record() -> None:
+    """From the start of the turn that started last, whichever ended last; nobody started it by a call."""
+    record = record_of(user_id="u")
+    assert session_record.last_turn_start_us(record) is None
+    add_turn(record, turn("1", end_us=9_000_000, seconds=8.0))
+    add_turn(record, turn("2", end_us=5_000_000, seconds=1.5))
+    assert session_record.last_turn_start_us(record) == 3_500_000
+    session_record.begin_next(record, 3_500_000)
+    begun = unpacked("s", record)
+    assert (begun.start_us, begun.origin, begun.user_id) == (3_500_000, Origin.RECOGNISED, "u")

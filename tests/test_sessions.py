@@ -357,6 +357,40 @@ def test_an_expired_session_makes_way_for_the_next(time: FakeClock, sessions: Se
     assert sessions.sweep() == []
 
 
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_turn_that_began_in_time_goes_on_with_its_conversation(
+    time: FakeClock, sessions: SessionMap, swept: bool
+) -> None:
+    """Though the window has passed meanwhile; one that began later does not, nor if somebody ended it."""
+    sessions.open("s", "agent", user_id="u", start_us=START_US)
+    time.step(TTL + 5)
+    if swept:
+        assert len(sessions.sweep()) == 1
+    assert sessions.resume("s", turn_start_us=START_US + round(TTL * 1e6) + 1) is None
+    assert sessions.get("s") is None
+    resumed = sessions.resume("s", turn_start_us=START_US + round(TTL * 1e6))
+    assert resumed is not None
+    assert (resumed.agent_id, resumed.user_id, resumed.start_us) == ("agent", "u", START_US)
+    assert sessions.touch("s")
+    assert sessions.take("s") is not None
+    assert sessions.resume("s", turn_start_us=START_US) is None
+
+
+@pytest.mark.parametrize("by_inference", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_an_end_elsewhere_is_refuted_by_a_turn_only_if_it_was_inferred(
+    time: FakeClock, sessions: SessionMap, known: bool, by_inference: bool
+) -> None:
+    """Whether it was known here or had ended here too; an end by call stands."""
+    open_call(sessions, "s")
+    if not known:
+        time.step(TTL)
+        sessions.sweep()
+    ended_by = EndedBy.TTL if by_inference else EndedBy.CALL
+    sessions.forget("s", ended_at_us=START_US + 1, ended_by=ended_by)
+    assert (sessions.resume("s", turn_start_us=START_US) is not None) == by_inference
+
+
 def test_a_full_map_evicts_the_idlest(time: FakeClock) -> None:
     """Of all orders; its end is told once by a sweep, with the TTL as its window."""
     sessions = map_of(time, max_sessions=2)
@@ -366,7 +400,6 @@ def test_a_full_map_evicts_the_idlest(time: FakeClock) -> None:
     time.step(1)
     open_call(sessions, "3")
     assert sessions.get("1") is None
-    assert sessions.is_due()
     assert told(sessions.sweep()) == [("1", EndedBy.EVICTED, TTL)]
     assert sessions.sweep() == []
     assert sessions.stats()["evicted_sessions"] == 1
@@ -401,21 +434,19 @@ def test_a_sweep_returns_no_more_than_asked(time: FakeClock, sessions: SessionMa
     first, second, third = sessions.sweep(3), sessions.sweep(), sessions.sweep(10_000)
     assert [len(first), len(second), len(third)] == [3, 500, 497]
     assert len({one.session_id for one in first + second + third}) == 1_000
-    assert not sessions.is_due()
 
 
-def test_the_next_deadline_is_that_of_any_order(time: FakeClock, sessions: SessionMap) -> None:
-    """None without sessions, 0 when something is due."""
-    assert sessions.next_deadline() is None
-    open_call(sessions, "1")
-    assert sessions.next_deadline() == TTL
-    open_recognised(sessions, "2")
-    time.step(1)
-    assert sessions.next_deadline() == IDLE - 1
-    assert not sessions.is_due()
-    time.step(IDLE)
-    assert sessions.next_deadline() == 0
-    assert sessions.is_due()
+def test_a_sweep_of_idle_sessions_leaves_those_whose_ttl_is_over(
+    time: FakeClock, sessions: SessionMap
+) -> None:
+    """Recognised ones alone are ended, and a waiting one stays until all are swept."""
+    open_call(sessions, "call")
+    open_recognised(sessions, "recognised")
+    open_recognised(sessions, "waiting")
+    add_turn(sessions, "waiting", "1", TurnStatus.WAITING)
+    time.step(TTL)
+    assert [one.session_id for one in sessions.sweep(idle_only=True)] == ["recognised"]
+    assert {one.session_id for one in sessions.sweep()} == {"call", "waiting"}
 
 
 # --- other processes ------------------------------------------------------------------------------------
@@ -434,7 +465,7 @@ def test_a_session_goes_on_in_another_process(time: FakeClock, sessions: Session
     assert other.load("s", blob)
     assert other.get("s") == sessions.get("s")
     assert not other.load("s", blob)
-    assert other.next_deadline() == TTL - 3
+    assert other.remaining_seconds("s") == TTL - 3
 
 
 def test_an_access_known_in_time_of_the_boot_beats_the_wall_clock(
@@ -541,6 +572,21 @@ def test_an_ended_session_is_not_loaded_again(time: FakeClock, sessions: Session
     assert sessions.load("s", later)
 
 
+def test_a_session_that_went_on_elsewhere_after_its_end_is_loaded(time: FakeClock) -> None:
+    """A turn began after the end, in a process that had not heard of it: that is the next conversation."""
+    ours, theirs = map_of(time), map_of(time)
+    for sessions in (ours, theirs):
+        open_call(sessions, "s")
+    ours.take("s", ended_at_us=START_US + 4_000_000)
+    add_turn(theirs, "s", end_us=START_US + 5_000_000)
+    assert not ours.load("s", theirs.dump("s") or b"")
+    add_turn(theirs, "s", "t2", end_us=START_US + 5_000_001)
+    assert ours.load("s", theirs.dump("s") or b"")
+    live = ours.get("s")
+    assert live is not None
+    assert (live.start_us, live.origin) == (START_US + 4_000_001, Origin.RECOGNISED)
+
+
 def test_a_full_map_loads_only_what_is_less_idle(time: FakeClock, sessions: SessionMap) -> None:
     """The idlest goes, be it the one that knocks."""
     open_call(sessions, "old")
@@ -591,6 +637,87 @@ def test_an_end_elsewhere_is_that_of_the_conversation_which_had_started(
     assert not sessions.ended("s")
 
 
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_turn_that_began_after_an_end_elsewhere_has_opened_the_next_conversation(
+    time: FakeClock, sessions: SessionMap, is_taken: bool
+) -> None:
+    """The end is learned of afterwards; the session stays, recognised, from that turn on, and ends idle."""
+    open_call(sessions, "s")
+    time.step(5)
+    add_turn(sessions, "s", end_us=START_US + 5_000_000)
+    ended_us = START_US + 3_999_999  # one microsecond before that turn
+    if is_taken:
+        assert sessions.take("s", started_by_us=ended_us, ended_at_us=ended_us) is None
+    else:
+        assert not sessions.forget("s", started_by_us=ended_us, ended_at_us=ended_us)
+    live = sessions.get("s")
+    assert live is not None
+    assert (live.start_us, live.origin, sessions.ended("s")) == (
+        START_US + 4_000_000,
+        Origin.RECOGNISED,
+        False,
+    )
+    assert sessions.changed(5) == ["s"]
+    time.step(IDLE)
+    assert told(sessions.sweep()) == [("s", EndedBy.IDLE, IDLE)]
+
+
+def test_a_turn_under_way_at_an_end_elsewhere_belongs_to_what_ended(sessions: SessionMap) -> None:
+    """It began before: the session is over."""
+    open_call(sessions, "s")
+    add_turn(sessions, "s", end_us=START_US + 5_000_000)
+    ended_us = START_US + 4_000_000
+    assert sessions.forget("s", started_by_us=ended_us, ended_at_us=ended_us)
+    assert "s" not in sessions
+
+
+OURS = "bot_1705681000_a1b2c3d4"
+
+
+@pytest.mark.parametrize(
+    ("session_id", "ended_by", "origin"),
+    [
+        (OURS, None, Origin.CALL),
+        (OURS, EndedBy.TTL, Origin.CALL),
+        (OURS, EndedBy.EVICTED, Origin.CALL),
+        (OURS, EndedBy.CALL, Origin.RECOGNISED),
+        (OURS, EndedBy.IDLE, Origin.RECOGNISED),
+        ("thread-7", None, Origin.RECOGNISED),
+        ("thread-7", EndedBy.TTL, Origin.RECOGNISED),
+    ],
+)
+def test_whose_a_conversation_is_that_a_turn_opens(
+    sessions: SessionMap, session_id: str, ended_by: EndedBy | None, origin: Origin
+) -> None:
+    """One of ours that no call has ended may go on elsewhere, started by a call; others have nobody to end them."""
+    if ended_by is not None:
+        sessions.forget(session_id, ended_at_us=START_US, ended_by=ended_by)
+    assert sessions.origin_of_next(session_id) is origin
+
+
+@pytest.mark.parametrize("origin", list(Origin))
+def test_what_is_past_its_deadline_is_taken_for_ended(
+    time: FakeClock, sessions: SessionMap, origin: Origin
+) -> None:
+    """Swept or not: after its time to live a session of ours goes on as started by call, after idleness not."""
+    sessions.open(OURS, "bot", origin=origin, start_us=START_US)
+    time.step(TTL if origin is Origin.CALL else IDLE)
+    assert sessions.origin_of_next(OURS) is origin
+    sessions.sweep()
+    assert sessions.origin_of_next(OURS) is origin
+
+
+@pytest.mark.parametrize("ended_by", [EndedBy.CALL, EndedBy.TTL, EndedBy.IDLE])
+def test_only_an_end_by_call_keeps_the_turns_that_began_before_it(
+    sessions: SessionMap, ended_by: EndedBy
+) -> None:
+    """What was inferred while a turn was under way is refuted by it."""
+    sessions.forget("s", ended_at_us=START_US, ended_by=ended_by)
+    assert sessions.belongs_to_ended("s", START_US) is (ended_by is EndedBy.CALL)
+    assert not sessions.belongs_to_ended("s", START_US + 1)
+    assert not sessions.belongs_to_ended("unknown", START_US)
+
+
 def test_an_end_elsewhere_leaves_the_predecessor_to_the_sweep(time: FakeClock, sessions: SessionMap) -> None:
     """It ended here by its deadline, and nobody else tells that."""
     open_call(sessions, "s")
@@ -632,6 +759,7 @@ def test_stats_count_live_and_expired(time: FakeClock, sessions: SessionMap) -> 
     open_recognised(sessions, "live")
     time.step(IDLE / 2)
     open_recognised(sessions, "0", time.wall_us)
+    assert sessions.count_live() == 2
     assert sessions.stats() == {
         "total_cached_sessions": 602,
         "active_sessions": 2,
@@ -750,7 +878,6 @@ def test_every_session_ends_exactly_once(time: FakeClock) -> None:
         ended.update(ids)
     assert ended == Counter({str(number): 1 for number in range(count)})
     assert len(sessions) == 0
-    assert not sessions.is_due()
 
 
 # --- any sequence of calls, against a plain model -------------------------------------------------------
@@ -790,8 +917,11 @@ class MapMachine(RuleBasedStateMachine):
 
     def window(self, known: Known) -> float:
         """How long the conversation may go without an access."""
-        idles = known.origin is Origin.RECOGNISED and not known.waiting
-        return min(self.map.ttl_seconds, self.map.idle_seconds) if idles else self.map.ttl_seconds
+        return min(self.map.ttl_seconds, self.map.idle_seconds) if self.idles(known) else self.map.ttl_seconds
+
+    def idles(self, known: Known) -> bool:
+        """Whether the idle window counts too."""
+        return known.origin is Origin.RECOGNISED and not known.waiting
 
     def due(self, session_id: str) -> bool:
         """Whether the deadline has passed."""
@@ -880,11 +1010,12 @@ class MapMachine(RuleBasedStateMachine):
             known = self.end(session_id)
             assert (taken.start_us, taken.turns) == (known.start_us, len(known.turns))
 
-    @rule(limit=st.sampled_from([1, 2, 500]))
-    def sweep(self, limit: int) -> None:
+    @rule(limit=st.sampled_from([1, 2, 500]), idle_only=st.booleans())
+    def sweep(self, limit: int, idle_only: bool) -> None:
         """Ends are told once, as many as asked for."""
-        expected = self.unreported.total() + sum(map(self.due, self.known))
-        swept = self.map.sweep(limit)
+        candidates = [one for one, known in self.known.items() if not idle_only or self.idles(known)]
+        expected = self.unreported.total() + sum(map(self.due, candidates))
+        swept = self.map.sweep(limit, idle_only=idle_only)
         assert len(swept) == min(limit, expected)
         for one in swept:
             waiting = [key for key in self.unreported if key[0] == one.session_id]
@@ -953,9 +1084,6 @@ class MapMachine(RuleBasedStateMachine):
         due = sum(map(self.due, self.known)) + self.unreported.total()
         assert self.map.stats()["expired_sessions_pending_cleanup"] == due
         assert self.map.stats()["active_sessions"] == len(self.known) - due + self.unreported.total()
-        left = [self.window(known) - (self.time.seconds - known.access) for known in self.known.values()]
-        nothing = None if not left else max(0.0, min(left))
-        assert self.map.next_deadline() == (0.0 if self.unreported.total() else nothing)
 
     def agrees_on(self, session_id: str) -> None:
         """What can be read of one session is what the model says."""

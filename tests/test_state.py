@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from otel_agent_tracker import state as state_module
 from otel_agent_tracker.rollup import RollUp
-from otel_agent_tracker.state import Counts, NewRow, SessionRow, State, Tombstone
+from otel_agent_tracker.state import Counts, DamagedState, NewRow, SessionRow, State, Tombstone
 
 DAY_US = 24 * 3600 * 1_000_000
 MEBIBYTE = 1024 * 1024
@@ -82,6 +83,12 @@ def accept_all(state: State, rows: Iterable[NewRow]) -> None:
         accept(state, row)
 
 
+def accept_batches(state: State, batches: Iterable[Sequence[NewRow]]) -> None:
+    for rows in batches:
+        with state.transaction():
+            state.accept(rows)
+
+
 def books(counts: Counts) -> tuple[int, int, int, int, int]:
     return counts.accepted, counts.delivered, counts.pending, counts.dead_lettered, counts.dropped
 
@@ -130,6 +137,52 @@ def test_a_file_of_a_later_format_is_refused(open_state: OpenState, tmp_path: Pa
         open_state()
 
 
+def test_a_file_of_the_next_format_is_used(open_state: OpenState, tmp_path: Path) -> None:
+    """A release adds columns, tables and counters; the one before it passes over them and leaves the number."""
+    open_state().close()
+    with sqlite3.connect(tmp_path / "state.sqlite3") as connection:
+        for table in ("counters", "journal", "sessions", "tombstones", "rollups", "outbox"):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN added TEXT DEFAULT 'new'")
+        connection.execute("CREATE TABLE more (id INTEGER)")
+        connection.execute("INSERT INTO counters (name, value) VALUES ('later', 5)")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    state = open_state()
+    accept(state, new_row("e1"), new_row("e2"))
+    with state.transaction():
+        state.put_sessions([session()])
+        state.end_sessions([tombstone()])
+        state.put_roll_up("s", RollUp(turns=1))
+        state.set_offsets([("segment", 1)])
+    other = open_state("b", "new.sqlite3")
+    assert [other.take_over(state), books(other.counts())] == [2, (2, 0, 2, 0, 0)]
+    connection = sqlite3.connect(tmp_path / "state.sqlite3")
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("UPDATE outbox SET path = CAST(path AS BLOB)", lambda state: state.pending(9)),
+        ("UPDATE counters SET value = 'many' WHERE name = 'accepted'", State.counts),
+        ("UPDATE sessions SET record = 'text'", lambda state: state.session("s")),
+    ],
+)
+def test_values_of_other_types_are_damage(
+    open_state: OpenState, tmp_path: Path, damage: str, read: Callable[[State], object]
+) -> None:
+    """SQLite gives out what a flipped bit has made of a row; it must not travel any further."""
+    state = open_state()
+    accept(state, new_row("e1"))
+    put(state, session())
+    with sqlite3.connect(tmp_path / "state.sqlite3") as connection:
+        connection.execute(damage)
+    connection.close()
+    with pytest.raises(DamagedState):
+        read(state)
+
+
 def test_use_after_close_is_an_error(state: State) -> None:
     """The worker must notice."""
     state.close()
@@ -152,7 +205,37 @@ def test_a_full_file_refuses_rows_and_still_lets_them_go(open_state: OpenState) 
     assert books(state.counts()) == (held + 1, 5, held - 4, 0, 0)
 
 
+@pytest.mark.parametrize("size", [300, 2_000, 40_000])
+def test_a_full_file_takes_what_is_noted_of_its_rows(open_state: OpenState, size: int) -> None:
+    """Else nothing would be sent any more: an answer is noted before the next request. Sessions are shared, too."""
+    state = open_state(max_bytes=1)
+    batches = ([new_row(f"{n}-{m}", body=b"x" * size) for m in range(24)] for n in range(1_000))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        accept_batches(state, batches)
+    with state.transaction():
+        state.note_attempts([row.id for row in state.pending(500)], "a reason that makes the row longer " * 3)
+        state.dead_letter(state.pending(1)[0].id, "another reason")
+        state.put_sessions([session()])
+    assert state.session("s") is not None
+
+
 # --- the outbox ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end_comes_first", [True, False])
+@pytest.mark.parametrize(("last_turn_us", "is_open"), [(31, True), (30, False), (0, False)])
+def test_a_turn_that_started_after_an_end_keeps_the_session_open(
+    state: State, end_comes_first: bool, last_turn_us: int, is_open: bool
+) -> None:
+    """It opened the next conversation, in a process that had not heard of that end."""
+    gone_on = session(last_activity_us=40)._replace(last_turn_us=last_turn_us)
+    if end_comes_first:
+        end(state, tombstone(30))
+        put(state, gone_on)
+    else:
+        put(state, gone_on)
+        end(state, tombstone(30))
+    assert (state.session("s") == gone_on) is is_open
 
 
 def test_events_come_out_in_the_order_in_which_they_went_in(state: State) -> None:
@@ -178,6 +261,20 @@ def test_paused_paths_are_passed_over(state: State) -> None:
     """Others behind them come forward."""
     accept(state, new_row("a", event="x"), new_row("b", event="y"), new_row("c", event="x"))
     assert [row.event_id for row in state.pending(9, without_paths=["/x"])] == ["b"]
+
+
+def test_an_end_that_another_process_has_told_is_counted_by_that_one(tmp_path: Path) -> None:
+    """Of two inferred ends of a conversation the later is remembered; who comes with the earlier ended nothing."""
+    tallies: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    first, second = (
+        State(tmp_path / "state", writer=writer, max_bytes=MEBIBYTE, tally=tally)
+        for writer, tally in zip("ab", tallies, strict=True)
+    )
+    end(first, tombstone(30, "idle"))
+    end(second, tombstone(20, "idle"))
+    assert tallies == (Counter({"ended.idle.completed": 1}), Counter())
+    first.close()
+    second.close()
 
 
 def test_events_of_a_lane_are_found_by_kind(state: State) -> None:
@@ -220,6 +317,56 @@ def test_dead_letters_can_be_revived_or_purged(state: State) -> None:
     assert [books(state.counts()), state.counts().dropped_by_kind] == [(4, 0, 3, 0, 1), {"purged": 1}]
 
 
+def test_the_newest_lanes_are_told_with_what_they_had_before(state: State) -> None:
+    """The lane heard of last first, a few of its oldest events in order; dead letters and paused paths are left out."""
+    lanes = ["old", "a", "a", "a", "b", "a", "b", "c"]
+    ids = accept(state, *(new_row(f"e{number}", lane=lane) for number, lane in enumerate(lanes)))
+    with state.transaction():
+        state.dead_letter(ids[1], "refused")
+
+    def found(limit: int, of_each_lane: int, *paths: str) -> list[str]:
+        rows = state.newest(limit, of_each_lane=of_each_lane, without_paths=paths)
+        return [row.event_id for row in rows]
+
+    assert found(6, 2) == ["e7", "e4", "e6", "e2", "e3"]
+    assert found(2, 9) == ["e7", "e4"]
+    assert found(9, 9, "/conversation.start") == []
+
+
+def test_what_is_next_costs_the_same_however_much_waits(state: State) -> None:
+    """A backlog of days is drained as fast as one of minutes."""
+    looks: list[Callable[[], object]] = [
+        lambda: state.pending(10),
+        lambda: state.newest(10, of_each_lane=10),
+        state.oldest_pending_id,
+        state.newest_pending_id,
+    ]
+    accept(state, *(new_row(f"dead{number}") for number in range(1000)))
+    with state.transaction():
+        for row_id in [row.id for row in state.pending(1000)]:
+            state.dead_letter(row_id, "refused")
+    accept(state, *(new_row(f"few{number}", lane=f"few{number}") for number in range(100)))
+    few = [steps_of(state, look) for look in looks]
+    accept(state, *(new_row(f"many{number}", lane=f"s{number}") for number in range(5_000)))
+    assert [steps_of(state, look) <= 3 * before for look, before in zip(looks, few, strict=True)] == [
+        True
+    ] * 4
+
+
+def steps_of(state: State, look: Callable[[], object]) -> int:
+    """How many steps SQLite takes for it."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    state._connection.set_progress_handler(step, 1)
+    look()
+    state._connection.set_progress_handler(None, 1)
+    return steps
+
+
 def test_the_oldest_pending_event_tells_how_late_delivery_is(state: State) -> None:
     """Dead letters are not late."""
     ids = accept(state, new_row("a", time_us=5), new_row("b", time_us=7))
@@ -227,6 +374,34 @@ def test_the_oldest_pending_event_tells_how_late_delivery_is(state: State) -> No
     with state.transaction():
         state.dead_letter(ids[0], "refused")
     assert state.counts().oldest_pending_us == 7
+
+
+def test_a_tally_counts_what_is_done_through_one_connection(tmp_path: Path) -> None:
+    """Of what was committed; what another state is taken over with was done elsewhere."""
+    tally: Counter[str] = Counter()
+    ours = State(tmp_path / "ours", writer="a", max_bytes=MEBIBYTE, tally=tally)
+    others = State(tmp_path / "others", writer="b", max_bytes=MEBIBYTE)
+    for each in (ours, others):
+        ids = accept(each, *(new_row(f"{each is ours} {number}") for number in range(3)))
+        with each.transaction():
+            each.delivered(ids[:1])
+            each.dead_letter(ids[1], "refused")
+            each.end_sessions([tombstone(), tombstone(ended_by="idle", session_id="t")])
+        with suppress(KeyError), each.transaction():
+            each.delivered(ids[2:])
+            raise KeyError
+    expected = {
+        "accepted": 3,
+        "delivered": 1,
+        "dead_lettered": 1,
+        "ended.call.completed": 1,
+        "ended.idle.completed": 1,
+    }
+    assert tally == expected
+    ours.take_over(others)
+    assert (tally, ours.counts().delivered) == (expected, 2)
+    ours.close()
+    others.close()
 
 
 class Books(RuleBasedStateMachine):
@@ -351,15 +526,21 @@ def test_the_books_are_counted_in_one_look(open_state: OpenState, tmp_path: Path
 # --- sessions -----------------------------------------------------------------------------------------------
 
 
+def changes(state: State, since: int) -> tuple[list[SessionRow], list[Tombstone]]:
+    """Sessions that others wrote after `since`, and conversations they ended."""
+    _, rows, ended = state.changes_of_others(since)
+    return list(rows), list(ended)
+
+
 def test_sessions_are_mirrored_to_others(open_state: OpenState) -> None:
     """What one connection writes the other sees once, and never its own."""
     ours, theirs = open_state("a"), open_state("b")
     put(ours, session())
-    seen, rows, ended = theirs.changes_of_others(0)
-    assert [rows, ended, ours.changes_of_others(0)[1:]] == [[session()], [], ([], [])]
-    assert theirs.changes_of_others(seen)[1:] == ([], [])
+    seen = theirs.changes_of_others(0)[0]
+    assert [changes(theirs, 0), changes(ours, 0)] == [([session()], []), ([], [])]
+    assert changes(theirs, seen) == ([], [])
     end(ours, tombstone())
-    assert theirs.changes_of_others(seen)[1:] == ([], [tombstone()])
+    assert changes(theirs, seen) == ([], [tombstone()])
 
 
 def test_the_data_version_tells_that_others_have_written(open_state: OpenState) -> None:
@@ -407,11 +588,29 @@ def test_an_end_that_comes_late_leaves_the_next_conversation_alone(state: State)
     assert [state.session("s"), state.tombstone("s")] == [session(50, 60), tombstone(30)]
 
 
-def test_the_tombstone_is_that_of_the_newest_end(state: State) -> None:
-    """Whichever comes last."""
-    end(state, tombstone(end_us=50, ended_by="idle", start_us=40))
-    end(state, tombstone(end_us=30))
-    assert state.tombstone("s") == tombstone(end_us=50, ended_by="idle", start_us=40)
+NEXT = tombstone(end_us=50, ended_by="idle", start_us=40)
+
+
+@pytest.mark.parametrize(
+    ("preferred", "other"),
+    [
+        (NEXT, tombstone(end_us=30)),
+        (tombstone(end_us=30), tombstone(end_us=31)),
+        (tombstone(end_us=30), tombstone(end_us=31, ended_by="idle")),
+        (tombstone(end_us=31), tombstone(end_us=30, ended_by="ttl")),
+        (tombstone(end_us=31, ended_by="ttl"), tombstone(end_us=30, ended_by="idle")),
+    ],
+    ids=["next conversation", "earlier call", "call", "late call", "later activity"],
+)
+def test_the_tombstone_is_that_of_the_end_that_counts(
+    state: State, preferred: Tombstone, other: Tombstone
+) -> None:
+    """The newest conversation's, and of its ends that which the outcome rules prefer, in any order."""
+    for ends in ([preferred, other], [other, preferred]):
+        for ended in ends:
+            end(state, ended)
+        assert state.tombstone("s") == preferred
+        state._connection.execute("DELETE FROM tombstones")
 
 
 def test_tombstones_are_kept_for_seven_days(state: State) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from otel_agent_tracker.sqlite_lock import is_busy
 from otel_agent_tracker.state import NewRow, State
-from otel_agent_tracker.state_file import RETRY_SECONDS, StateFile, is_busy, is_damage, open_state
+from otel_agent_tracker.state_file import (
+    MOST_SET_ASIDE,
+    RETRY_SECONDS,
+    StateFile,
+    is_damage,
+    open_state,
+)
 
 LIMIT = 1 << 24
 EVENT = NewRow("e1", "x", "/x", "s", b"{}", b"null", b"", 1)
@@ -93,6 +101,21 @@ def test_a_deleted_file_moves_at_once(file: StateFile, folder: Path) -> None:
     assert [file.must_change(0.0), state.is_in_place, state.counts().pending] == [False, True, 1]
 
 
+def test_a_tally_counts_on_through_every_state(folder: Path) -> None:
+    """On disk, in memory, in a new file."""
+    tally: Counter[str] = Counter()
+    file = StateFile(folder, writer="a", limit_bytes=LIMIT, tally=tally)
+    folder.parent.touch()  # no folder can be made: memory
+    accept(file.change(0.0), "e1")
+    folder.parent.unlink()
+    accept(file.change(2 * RETRY_SECONDS), "e2")
+    (folder / "state.sqlite3").write_bytes(b"no database" * 1000)
+    file.close()
+    accept(file.change(3 * RETRY_SECONDS), "e3")
+    assert tally["accepted"] == 3
+    file.close()
+
+
 def test_several_processes_leave_a_deleted_file_without_counting_twice(file: StateFile, folder: Path) -> None:
     """Each brings what it knows."""
     other = StateFile(folder, writer="b", limit_bytes=LIMIT)
@@ -133,6 +156,44 @@ def test_damage_that_shows_later_sets_the_file_aside_once(file: StateFile, folde
     assert other.change(0.0).counts().pending == 1
     assert len(list(folder.glob("*.corrupt-*[0-9]"))) == 1
     other.close()
+
+
+def test_what_is_lost_is_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A text that does not decode costs its own row; the books still add up."""
+    state = open_state(folder, writer="a", limit_bytes=LIMIT)
+    for number in range(9):
+        accept(state, f"event {number}")
+    with state.transaction():
+        state.delivered([1, 2])
+    state.close()
+    path = folder / "state.sqlite3"
+    path.write_bytes(
+        path.read_bytes().replace(b"event 5/", b"event\xff5/").replace(b"event 5x", b"event\xff5x")
+    )
+    damaged = State(path, writer="a", max_bytes=LIMIT)
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        damaged.pending(9)
+    damaged.close()
+    assert is_damage(caught.value)
+    file = StateFile(folder, writer="b", limit_bytes=LIMIT)
+    file.change(0.0)
+    file.abandon_damaged(caught.value)
+    salvaged = file.change(0.0)
+    assert [row.event_id[-1] for row in salvaged.pending(9)] == ["2", "3", "4", "6", "7", "8"]
+    counts = salvaged.counts()
+    assert [counts.accepted, counts.delivered, counts.dropped_by_kind] == [9, 2, {"damaged": 1}]
+    assert "6 events were recovered, 1 were lost" in caplog.text
+    file.close()
+
+
+def test_only_so_many_files_are_set_aside(file: StateFile, folder: Path) -> None:
+    """A disk that damages everything is not filled by it."""
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    for number in range(MOST_SET_ASIDE + 3):
+        accept(file.change(0.0), f"event {number}")
+        file.abandon_damaged(error)
+    assert file.change(0.0).counts().pending == MOST_SET_ASIDE + 3
+    assert len(list(folder.glob("*.corrupt-*[0-9]"))) == MOST_SET_ASIDE
 
 
 def test_a_busy_file_is_no_refusal(file: StateFile, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

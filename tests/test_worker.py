@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -305,21 +305,28 @@ def test_damage_that_shows_while_running_is_survived(
 def delivers_after_a_pause(host: Host, now: FakeClock) -> bool:
     """Whether what waits is delivered, two minutes later; a request that failed just now begins a pause anew."""
     now.advance(minutes=2)
-    return host.flush(0.5)
+    return host.flush(2.0)
 
 
-def test_a_folder_that_is_deleted_while_running_loses_nothing(make_host: MakeHost, now: FakeClock) -> None:
+def is_back_on_disk(host: Host, now: FakeClock, *, rows: int) -> bool:
+    """Whether the new file holds everything; a disk that refused in the middle of the deletion is tried again."""
+    now.advance(minutes=1)
+    return (host.folder / "state.sqlite3").exists() and rows_on_disk(host) == rows
+
+
+def test_a_folder_that_is_deleted_while_running_loses_nothing(
+    make_host: MakeHost, now: FakeClock, tmp_path: Path
+) -> None:
     """Outbox and books move to a new folder; so does what comes after."""
     host = make_host(Tracker(up=False))
     sessions = host.start(5)
     assert not host.flush(0.2)
-    shutil.rmtree(host.folder)
+    shutil.rmtree(host.folder.rename(tmp_path / "deleted"))  # what the worker makes meanwhile is a new one
     sessions += host.start(5)
-    wait_until((host.folder / "state.sqlite3").exists)
-    wait_until(lambda: rows_on_disk(host) == 10)
+    wait_until(lambda: is_back_on_disk(host, now, rows=10))
     assert host.books()["pending"] == 10
     host.tracker.up = True
-    wait_until(lambda: delivers_after_a_pause(host, now))
+    wait_until(lambda: delivers_after_a_pause(host, now), 60.0)
     assert [sorted(host.tracker.sessions()), host.books()["delivered"]] == [sorted(sessions), 10]
 
 
@@ -330,19 +337,26 @@ def test_a_folder_that_turns_into_a_file_keeps_delivery_going(
     host = make_host(Tracker(up=False))
     sessions = host.start(5)
     assert not host.flush(0.2)
-    shutil.rmtree(host.folder)
-    host.folder.write_text("not a folder")
+    turn_into_a_file(host.folder)
     sessions += host.start(5)
     wait_until(lambda: "kept in memory" in caplog.text)
     host.tracker.up = True
-    now.advance(seconds=30)
-    assert host.flush()
+    wait_until(lambda: delivers_after_a_pause(host, now), 60.0)
     assert sorted(host.tracker.sessions()) == sorted(sessions)
     host.folder.unlink()
     now.advance(minutes=2)
     host.start()
     assert host.flush()
     assert [(host.folder / "state.sqlite3").exists(), host.books()["delivered"]] == [True, 11]
+
+
+def turn_into_a_file(folder: Path) -> None:
+    """However often the worker makes the folder again meanwhile."""
+    while not folder.is_file():
+        with suppress(FileNotFoundError):
+            folder.rename(folder.with_name(f"deleted-{time.monotonic_ns()}"))
+        with suppress(IsADirectoryError):
+            folder.write_text("not a folder")
 
 
 def test_a_full_state_file_neither_loses_nor_wedges(
@@ -376,16 +390,35 @@ def test_an_entry_that_cannot_be_read_is_counted_and_passed_over(host: Host) -> 
     assert [host.tracker.sessions(), books["dropped"], books["delivered"]] == [sessions, 3, 1]
 
 
+def test_what_could_not_be_kept_is_in_the_books_of_the_folder(make_host: MakeHost) -> None:
+    """By kind and once, for this process and for any other that looks."""
+    host, other = make_host(), make_host()
+    host.start()
+    host.pipeline._journal.refuse("agent.activity")
+    assert host.books()["dropped"] == 1
+    assert host.flush()
+    host.pipeline._journal.refuse("agent.activity")
+    assert host.flush()
+    assert other.flush()
+    for each in (host, other):
+        assert each.books() == {
+            "accepted": 3,
+            "delivered": 1,
+            "pending": 0,
+            "dead_lettered": 0,
+            "dropped": 2,
+        }
+    assert other.pipeline.delivery_stats()["dropped_by_kind"] == {"agent.activity": 2}
+
+
 def test_order_outlasts_a_wait_in_memory(host: Host) -> None:
     """A start for which the disk had no room just then still goes before the end that found some."""
     host.start()
     assert host.flush()
     hold(host)
-    journal = host.pipeline._journal
-    append, session = journal.append, host.start()[0]
-    journal.append = lambda payload: MemoryJournal.append(journal, payload)  # type: ignore[method-assign]  # as if the disk had none
-    late = host.start()[0]
-    journal.append = append  # type: ignore[method-assign]  # it has room again
+    session = host.start()[0]
+    with no_room(host):
+        late = host.start()[0]
     for each in (late, session):
         host.pipeline.events.end(each, COMPLETED)
     release(host)
@@ -396,20 +429,61 @@ def test_order_outlasts_a_wait_in_memory(host: Host) -> None:
 
 
 def test_order_outlasts_a_wait_in_memory_behind_much(host: Host) -> None:
-    """An end that has to wait in memory goes after its start, which is read from disk in a later piece."""
+    """A start or an end that has to wait in memory keeps its place, though more is on disk than is read at once."""
     host.start()
     assert host.flush()
     hold(host)
+    with no_room(host):
+        early = host.start()[0]
+    host.pipeline.events.end(early, COMPLETED)
     for _ in range(400):
-        session = host.pipeline.events.start("bot", user_id=None, metadata={"text": ["x" * 2000] * 3})
-    journal = host.pipeline._journal
-    append = journal.append
-    journal.append = lambda payload: MemoryJournal.append(journal, payload)  # type: ignore[method-assign]  # as if the disk had none
-    host.pipeline.events.end(session, COMPLETED)
-    journal.append = append  # type: ignore[method-assign]  # it has room again
+        late = host.pipeline.events.start("bot", user_id=None, metadata={"text": ["x" * 2000] * 3})
+    with no_room(host):
+        host.pipeline.events.end(late, COMPLETED)
     release(host)
     assert host.flush()
-    assert [path for path, body in host.tracker.requests if body["session_id"] == session] == [START, END]
+    for session in (early, late):
+        paths = [path for path, body in host.tracker.requests if body["session_id"] == session]
+        assert paths == [START, END]
+
+
+@contextmanager
+def no_room(host: Host) -> Iterator[None]:
+    """Events wait in memory, as if no segment was ready and the disk had no room for another."""
+    journal = host.pipeline._journal
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "append", lambda payload: MemoryJournal.append(journal, payload))
+        yield
+
+
+def test_a_fork_does_not_wait_until_a_backlog_is_stored(host: Host) -> None:
+    """The worker lets it through after each piece, with its file closed, and goes on afterwards."""
+    host.start()
+    assert host.flush()
+    hold(host)
+    for _ in range(1500):
+        host.pipeline.events.start("bot", user_id=None, metadata={"text": ["x" * 2000] * 3})
+    stored = count_stores(host)
+    release(host)
+    wait_until(lambda: stored)
+    assert host.pipeline._handle.pause_for_fork(TIMEOUT)
+    assert len(stored) < 9  # of about ten pieces
+    host.pipeline.after_fork_in_parent()
+    assert host.flush()
+    assert len(host.tracker.sessions()) == 1501
+
+
+def count_stores(host: Host) -> list[None]:
+    """One more element for each piece of the journal that the worker stores."""
+    stored: list[None] = []
+    give_way = host.pipeline._handle.give_way
+
+    def counted() -> None:
+        stored.append(None)
+        give_way()
+
+    host.pipeline._handle.give_way = counted  # type: ignore[method-assign]  # counts and calls the original
+    return stored
 
 
 # --- flush --------------------------------------------------------------------------------------------------
@@ -554,7 +628,8 @@ def test_activity_elsewhere_overtakes_an_inferred_end(make_host: MakeHost, now: 
     share(a, b)
     now.advance(minutes=20)
     b.turn(session, now, "t2")
-    now.advance(minutes=11)  # idle for a, which is the first to look
+    assert b.flush()  # stored, before a can look
+    now.advance(minutes=11)  # idle for a, unless it has read what b stored
     share(b, a)
     assert [a.tracker.bodies(END), b.tracker.bodies(END)] == [[], []]
     assert a.sessions.get(session) is not None
@@ -588,10 +663,12 @@ def test_a_session_that_outlived_an_inferred_end_is_kept_and_ends_later(
 def hold(host: Host) -> None:
     """Let the host's worker see nothing that is appended from now on."""
     held, reached = threading.Event(), threading.Event()
+    prepare = host.pipeline._journal.prepare
 
     def stand_still() -> None:
         reached.set()
         held.wait(TIMEOUT)
+        prepare()
 
     host.pipeline._journal.prepare = stand_still  # type: ignore[method-assign]  # stops the cycle
     host._held = held  # type: ignore[attr-defined]  # for release
@@ -679,6 +756,133 @@ def test_sessions_of_an_unread_journal_are_taken_over(make_host: MakeHost, now: 
     assert [open_session.turns, host.sessions.get(sessions[1])] == [1, None]
     ended = [host.pipeline.events.end(session, COMPLETED) for session in sessions]
     assert ended == [True, False]
+
+
+@pytest.mark.parametrize("session", ["thread-7", "bot_1705681000_a1b2c3d4"])
+def test_a_turn_of_a_dead_process_opens_a_session_that_is_unknown_here(
+    make_host: MakeHost, now: FakeClock, session: str
+) -> None:
+    """Its start is another host's, or was stored: the session is held, and ends, all the same."""
+    other, host = make_host(state_dir=make_host().folder.parent / "elsewhere"), make_host()
+    payloads = payloads_of(other, lambda: other.turn(session, now, "t1"))
+    dead = Journal(host.folder)
+    dead.append(payloads[-1])  # the turn alone
+    dead.close()
+    assert host.flush()
+    live = host.sessions.get(session)
+    assert live is not None
+    assert (live.agent_id, live.turns) == ("bot", 1)
+    now.advance(hours=11)
+    assert host.flush()
+    ends = [*host.tracker.sessions(END), *host.tracker.sessions(EXPIRED)]
+    assert ends == [session]
+
+
+def test_a_turn_of_a_dead_process_stays_with_what_a_call_has_ended(
+    make_host: MakeHost, now: FakeClock
+) -> None:
+    """It began before that end, and is told after it."""
+    other, host = make_host(state_dir=make_host().folder.parent / "elsewhere"), make_host()
+    (session,) = host.start()
+    (payload,) = payloads_of(other, lambda: other.turn(session, now, "t1"))
+    now.advance(seconds=1)
+    assert host.pipeline.events.end(session, COMPLETED)
+    assert host.flush()
+    dead = Journal(host.folder)
+    dead.append(payload)
+    dead.close()
+    assert host.flush()
+    assert [len(host.tracker.sessions("/conversations/turn")), host.sessions.get(session)] == [1, None]
+
+
+def test_a_conversation_that_follows_an_end_at_once_survives_its_process(
+    make_host: MakeHost, now: FakeClock
+) -> None:
+    """Both are stored together, and another process's row of the conversation before is not in the way."""
+    a, b = make_host(), make_host()
+    (session,) = a.start()
+    share(a, b)
+    a.turn(session, now, "t1")
+    share(a, b)
+    hold(b)
+    now.advance(seconds=1)
+    b.pipeline.events.end(session, COMPLETED)
+    now.advance(seconds=1)
+    b.turn(session, now, "t2")
+    release(b)
+    assert b.flush()
+    b.close()
+    third = make_host()
+    third.start()
+    assert third.flush()
+    assert third.sessions.get(session) is not None
+
+
+def test_a_turn_after_an_end_by_call_elsewhere_opens_the_next_conversation(
+    make_host: MakeHost, now: FakeClock
+) -> None:
+    """The process that took it learns of the end later; the session goes on in all, and ends idle."""
+    a, b = make_host(), make_host()
+    (session,) = a.start()
+    share(a, b)
+    hold(a)
+    now.advance(seconds=1)
+    assert b.pipeline.events.end(session, COMPLETED)
+    now.advance(seconds=1)
+    a.turn(session, now, "t1")
+    assert not b.flush(0.2)  # waits for what a holds back
+    release(a)
+    share(a, b)
+    assert [host.sessions.get(session) is not None for host in (a, b)] == [True, True]
+    now.advance(minutes=31)
+    share(a, b)
+    ends = [*a.tracker.bodies(END), *b.tracker.bodies(END)]
+    assert [end["metadata"]["agent_tracker"]["ended_by"] for end in ends] == ["call", "idle"]
+
+
+def test_such_a_turn_opens_the_next_conversation_though_its_process_dies_at_once(
+    make_host: MakeHost, now: FakeClock
+) -> None:
+    """Before it has heard of the end: whoever runs next goes on from what it had stored."""
+    a, b = make_host(), make_host()
+    (session,) = a.start()
+    share(a, b)
+    hold(b)
+    now.advance(seconds=1)
+    assert b.pipeline.events.end(session, COMPLETED)
+    now.advance(seconds=1)
+    a.turn(session, now, "t1")
+    assert not a.flush(0.2)  # waits for what b holds back
+    a.close()
+    release(b)
+    assert b.flush()
+    assert b.sessions.get(session) is not None
+    now.advance(minutes=31)
+    assert b.flush()
+    assert [end["metadata"]["agent_tracker"]["ended_by"] for end in b.tracker.bodies(END)] == ["call", "idle"]
+
+
+def test_a_touch_elsewhere_does_not_lose_a_turn(make_host: MakeHost, now: FakeClock) -> None:
+    """It is newer, by a process that has not read of the turn; the turn's own process dies before it reads that."""
+    a, b = make_host(), make_host()
+    session = recognised(a, now)
+    share(a, b)
+    hold(b)
+    now.advance(seconds=1)
+    a.turn(session, now, "t2")
+    assert a.flush()
+    a.close()
+    now.advance(seconds=1)
+    assert b.sessions.touch(session)
+    release(b)
+    assert b.flush()
+    b.close()
+    third = make_host()
+    third.start()
+    assert third.flush()
+    live = third.sessions.get(session)
+    assert live is not None
+    assert live.turns == 2
 
 
 @pytest.mark.parametrize("starts_first", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from otel_agent_tracker.cli.commands import Commands, examples
@@ -13,10 +15,11 @@ __all__ = ["main"]
 @click.command(
     "otel-agent-tracker",
     cls=Commands,
-    modules=("serve", "demo", "conversations", "outbox", "keys", "doctor"),
+    modules=("serve", "run", "demo", "conversations", "outbox", "keys", "doctor"),
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples(
         "otel-agent-tracker serve",
+        "otel-agent-tracker run -- python app.py",
         "AGENT_TRACKER_URL=http://localhost:8700 otel-agent-tracker doctor",
         "otel-agent-tracker conversations list --active",
         "otel-agent-tracker outbox status",
@@ -29,3 +32,4 @@ def main() -> None:
     Settings come from options, else from AGENT_TRACKER_… variables, else from defaults; `doctor` shows each
     and where it came from. Exit codes: 0 all is well, 1 it is not, 2 wrong use, 130 interrupted.
     """
+    logging.basicConfig(format="%(message)s")  # a command is the application: its warnings are for people

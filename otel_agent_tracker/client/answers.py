@@ -5,7 +5,6 @@ Nothing here does I/O; the synchronous and the asynchronous client judge by the 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from otel_agent_tracker.exceptions import TrackerUnavailable
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
     "single_result",
 ]
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_EXCERPT_LENGTH = 500

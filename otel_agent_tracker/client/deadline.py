@@ -116,7 +116,7 @@ def _look_up(host: str, port: int, instant: float | None) -> list[str]:
     thread = Thread(target=_resolve, args=(host, port, found), name="agent-tracker-resolver", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # while the interpreter exits no thread can be started
+    except (RuntimeError, MemoryError):  # while the interpreter exits no thread can be started
         _resolve(host, port, found)
     try:
         addresses = found.get(timeout=seconds)

@@ -25,6 +25,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from otel_agent_tracker.sqlite_lock import change_to_wal
+
 __all__ = ["Database", "default_path", "insert_or_ignore", "upsert"]
 
 Rows = list[dict[str, Any]]
@@ -174,6 +176,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
     connection.isolation_level = (
         None  # the driver would begin by itself, too late and without the right to write
     )
+    change_to_wal(connection)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
 
@@ -202,8 +205,8 @@ def _data_folder() -> Path:
 
 _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _PRAGMAS: Iterable[str] = (
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # what was acknowledged survives a power cut, which NORMAL does not promise
     "PRAGMA cache_size = -65536",
     "PRAGMA temp_store = MEMORY",
+    "PRAGMA secure_delete = ON",  # not every build of SQLite overwrites what is deleted
 )

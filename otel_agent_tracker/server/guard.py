@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
 from threading import Lock
+from time import monotonic
 
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from otel_agent_tracker.server.keys import Keys, digest_of
+from otel_agent_tracker.server.keys import Keys, digest_of, looks_like_key
 from otel_agent_tracker.server.rendering import render
 
 __all__ = ["COOKIE", "Guard", "Logins", "demand_key", "unavailable"]
@@ -115,23 +116,18 @@ class Guard:
 
     async def _admit(self, scope: Scope) -> int | Response:
         """The project that the request may use, or why it may not."""
+        came, key = monotonic(), _given_key(scope)
         if self._keys.is_stale:
             await run_in_threadpool(self._keys.refresh)
+        if key is not None and looks_like_key(key) and self._keys.project_of(key) is None:  # just made, maybe
+            await run_in_threadpool(self._keys.refresh, came)
         if self._open_to is not None and not self._keys.in_force:
             named = _headers(scope, b"host")
             return self._default_project if _is_one_of(named, self._open_to) else _refuse_host()
-        project_id = self._project_of_key(scope)
+        project_id = None if key is None else self._keys.project_of(key)
         if project_id is None and _is_page(scope):
             project_id = self._project_of_session(scope)
         return demand_key(scope) if project_id is None else project_id
-
-    def _project_of_key(self, scope: Scope) -> int | None:
-        given = _headers(scope, b"authorization")
-        if len(given) != 1:
-            return None
-        scheme, _, key = given[0].partition(b" ")
-        key = key.strip(b" ")
-        return self._keys.project_of(key) if scheme.lower() == b"bearer" and key else None
 
     def _project_of_session(self, scope: Scope) -> int | None:
         """A link shows the default project, a key its own for as long as it is valid."""
@@ -161,6 +157,15 @@ def demand_key(scope: Scope, reason: str = "an API key is needed") -> Response:
     if _is_for_people(scope):
         return render("login.html", 401, dict(_CHALLENGE), reason=reason)
     return JSONResponse({"detail": reason}, 401, _CHALLENGE)
+
+
+def _given_key(scope: Scope) -> bytes | None:
+    given = _headers(scope, b"authorization")
+    if len(given) != 1:
+        return None
+    scheme, _, key = given[0].partition(b" ")
+    key = key.strip(b" ")
+    return key if scheme.lower() == b"bearer" and key else None
 
 
 def _headers(scope: Scope, name: bytes) -> list[bytes]:

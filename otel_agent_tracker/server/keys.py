@@ -16,11 +16,12 @@ from otel_agent_tracker.arguments import identifier
 from otel_agent_tracker.server import tables
 from otel_agent_tracker.server.database import Database, insert_or_ignore
 
-__all__ = ["DEFAULT_PROJECT", "KeyInfo", "Keys", "digest_of"]
+__all__ = ["DEFAULT_PROJECT", "KeyInfo", "Keys", "digest_of", "looks_like_key"]
 
 DEFAULT_PROJECT = "default"
+PREFIX = "oat_"
 PREFIX_LENGTH = 12
-MAX_AGE_SECONDS = 1.0  # within which keys made or revoked by another process take effect
+MAX_AGE_SECONDS = 1.0  # within which keys revoked by another process lose theirs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The keys as they were read at `read_at`."""
+    """The keys as they were at `read_at`, when the reading began."""
 
     read_at: float
     ever_made: bool
@@ -52,11 +53,11 @@ class Keys:
         self._now_us = now_us
         self._known = _Known(float("-inf"), ever_made=True, valid=())
         self._used: dict[bytes, int] = {}
-        self._lock = Lock()
+        self._reading, self._using = Lock(), Lock()  # the second is never held while the database is asked
 
     def create(self, project: str = DEFAULT_PROJECT, name: str | None = None) -> str:
         """Make a key, and its project if need be; it is returned once and cannot be read again."""
-        key = f"oat_{secrets.token_urlsafe(32)}"
+        key = f"{PREFIX}{secrets.token_urlsafe(32)}"
         with self._database.writing() as connection:
             project_id = self._ensure_project(connection, project)
             row = insert(tables.keys).values(
@@ -101,10 +102,10 @@ class Keys:
         """Whether the next question must read the database."""
         return monotonic() - self._known.read_at > MAX_AGE_SECONDS
 
-    def refresh(self) -> None:
-        """Read the keys if what is known of them is older than a second."""
-        with self._lock:
-            if self.is_stale:
+    def refresh(self, since: float | None = None) -> None:
+        """Read the keys if what is known of them is older than a second, or than the monotonic time `since`."""
+        with self._reading:
+            if self.is_stale or (since is not None and self._known.read_at < since):
                 self._known = self._read()
 
     @property
@@ -123,13 +124,13 @@ class Keys:
             if compare_digest(known, digest):
                 project_id = its_project
         if project_id is not None:
-            with self._lock:
+            with self._using:
                 self._used[digest] = self._now_us()
         return project_id
 
     def write_usage(self) -> None:
         """Store when the keys were last used."""
-        with self._lock:
+        with self._using:
             used, self._used = self._used, {}
         if used:
             with self._database.writing() as connection:
@@ -150,15 +151,20 @@ class Keys:
         return project_id
 
     def _read(self) -> _Known:
-        columns = tables.keys.columns
+        columns, began = tables.keys.columns, monotonic()
         with self._database.reading() as connection:
             rows = connection.execute(select(columns.digest, columns.project_id, columns.revoked_us)).all()
         valid = tuple((bytes.fromhex(row.digest), row.project_id) for row in rows if row.revoked_us is None)
-        return _Known(monotonic(), bool(rows), valid)
+        return _Known(began, bool(rows), valid)
 
     def _forget(self) -> None:
-        with self._lock:
+        with self._reading:
             self._known = _Known(float("-inf"), ever_made=True, valid=())
+
+
+def looks_like_key(given: bytes) -> bool:
+    """Whether it may be a key of ours; what cannot be need not be looked up."""
+    return given.startswith(PREFIX.encode())
 
 
 def digest_of(key: bytes) -> bytes:

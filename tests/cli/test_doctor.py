@@ -12,11 +12,13 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_agent_tracker.cli.doctor import telemetry
 from otel_agent_tracker.cli.doctor.checks import Check, Level
 from otel_agent_tracker.cli.doctor.disk import check_file_system, check_space, file_system
 from otel_agent_tracker.cli.doctor.probe import AGENT, send_probe
 from otel_agent_tracker.cli.doctor.settings import masked
 from otel_agent_tracker.cli.doctor.telemetry import check_telemetry
+from otel_agent_tracker.cli.frameworks import installed_frameworks
 from otel_agent_tracker.config import resolve
 from otel_agent_tracker.server.run import Server
 from otel_agent_tracker.state import State
@@ -368,6 +370,16 @@ def test_opentelemetry_is_told(url: str) -> None:
     report = Report()
     assert report.check("SDK")["finding"].startswith("opentelemetry-sdk 1.")
     assert "in this process" in report.check("provider")["finding"]
+
+
+def test_agent_frameworks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is seen, and one that is not, with what to install; that alone is no fault."""
+    versions = {"pydantic-ai": "2.1", "agno": "3.1"}.get
+    monkeypatch.setattr(telemetry, "installed_frameworks", lambda: installed_frameworks(versions))
+    seen, unseen = [check for check in telemetry.check_telemetry() if check.name == "framework"]
+    assert (seen.level, unseen.level) == (Level.OK, Level.WARNING)
+    assert seen.finding.startswith("Pydantic AI 2.1 is recognised")
+    assert unseen.advice == "pip install opentelemetry-instrumentation-genai-agno"
 
 
 def test_processors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
     """All of them, and nothing else."""
     assert {" ".join(names) for names in LEAVES} == {
         "serve",
+        "run",
         "demo",
         "conversations list",
         "conversations show",
@@ -97,6 +98,7 @@ def test_every_example_could_be_typed(names: tuple[str, ...]) -> None:
             found = command.get_command(click.Context(command), words.pop(0))
             assert found is not None, line
             command = found
+        words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
         known = {name for option in command.params for name in option.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
 
@@ -118,7 +120,7 @@ def test_what_lists_or_shows_speaks_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "accepted"),
     [
-        (["nope"], "serve, demo, conversations, outbox, keys, doctor"),
+        (["nope"], "serve, run, demo, conversations, outbox, keys, doctor"),
         (["outbox", "nope"], "status, list, show, retry, purge, drain"),
         (["conversations", "nope"], "list, show"),
         (["keys", "nope"], "create, list, revoke"),
@@ -209,6 +211,14 @@ def test_a_tracker_that_does_not_answer_is_one_line() -> None:
         result = run_process("conversations", "list", "--url", server.url)
     assert result.returncode == 1
     assert result.stderr == "Error: The tracker did not answer: status 503\n"
+
+
+def test_a_command_prints_what_is_logged(tmp_path: Path) -> None:
+    """A library keeps its log to itself unless the host wants it; a command has nobody else to tell it to."""
+    result = run_process(
+        "outbox", "status", AGENT_TRACKER_STATE_DIR=str(tmp_path), AGENT_TRACKER_TIMEOUT_SECONDS="soon"
+    )
+    assert len([line for line in result.stderr.splitlines() if "AGENT_TRACKER_TIMEOUT_SECONDS" in line]) == 1
 
 
 def test_an_interrupted_command_leaves_quietly() -> None:

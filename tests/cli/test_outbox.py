@@ -219,6 +219,96 @@ def test_a_running_application_sends_what_is_retried(make_tracker: MakeTracker, 
     assert (stats["delivered"], stats["dead_lettered"]) == (2, 0)
 
 
+# --- the books, from refusal to delivery ----------------------------------------------------------------
+
+
+def test_the_books_add_up_at_every_step(make_tracker: MakeTracker, state_dir: Path) -> None:
+    """A refusal, a purge, a retry in vain, one that works, and a drain when a tracker is back.
+
+    The application and the command line tell the same, and nothing is counted twice or not at all.
+    """
+    willing = False
+
+    def play(request: ReceivedRequest) -> Action:
+        return json_reply({}) if willing and request.path != "/capabilities" else refusing(request)
+
+    def outbox(*arguments: object) -> str:
+        result = run("outbox", *arguments, "--state-dir", state_dir, "--url", server.url)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def books() -> list[int]:
+        assert tracker.flush(20)
+        [told] = run_json("outbox", "status", "--state-dir", state_dir, "--url", server.url)["folders"]
+        numbers = {
+            name: told[name] for name in ("accepted", "delivered", "pending", "dead_lettered", "dropped")
+        }
+        assert numbers == {name: tracker.delivery_stats()[name] for name in numbers}
+        return list(numbers.values())
+
+    with ScriptedServer(respond(play)) as server:
+        tracker = make_tracker(server.url)
+        for _ in range(3):
+            tracker.end_conversation(tracker.start_conversation("bot"))
+        assert books() == [6, 3, 0, 3, 0]
+        first, *_ = (
+            each["id"]
+            for each in run_json("outbox", "list", "--state-dir", state_dir, "--url", server.url)[
+                "dead_letters"
+            ]
+        )
+        outbox("purge", first, "--yes")
+        assert books() == [6, 3, 0, 2, 1]
+        outbox("retry", "--all")
+        assert books() == [6, 3, 0, 2, 1]
+        willing = True
+        outbox("retry", "--all")
+        assert books() == [6, 5, 0, 0, 1]
+        tracker.close()
+    tracker = make_tracker(server.url)
+    for _ in range(2):
+        tracker.end_conversation(tracker.start_conversation("bot"))
+    tracker.close()
+    with ScriptedServer(respond(play), port=server.port):
+        drained = run_process("outbox", "drain", "--url", server.url, "--state-dir", state_dir)
+        assert (drained.returncode, drained.stdout) == (0, "Delivered 4, pending 0, dead-lettered 0.\n")
+        tracker = make_tracker(server.url)
+        assert books() == [10, 9, 0, 0, 1]
+        tracker.close()
+
+
+def test_a_dead_letter_tells_how_often_it_was_sent(dead_letters: Path) -> None:
+    """The sending that was refused is one; a retry begins anew."""
+    [first, _] = ids_of_the_dead()
+    assert run_json("outbox", "show", first)["attempts"] == 1
+    run("outbox", "retry", first)
+    assert run_json("outbox", "show", first)["attempts"] == 0
+
+
+def test_a_refusal_is_shown_without_secrets(make_tracker: MakeTracker, state_dir: Path) -> None:
+    """Trackers repeat what they refuse."""
+
+    def repeating(request: ReceivedRequest) -> Action:
+        return refusing(request) if request.path == "/capabilities" else reply(422, request.body)
+
+    with ScriptedServer(respond(repeating)) as server:
+        tracker = make_tracker(server.url, redact=False)
+        tracker.start_conversation("bot", metadata={"api_key": "sk-abcdefgh12345678"})
+        assert tracker.flush(20)
+        here = ("--state-dir", state_dir, "--url", server.url)
+        [dead] = run_json("outbox", "list", *here)["dead_letters"]
+        shown = run("outbox", "show", dead["id"], *here).stdout + run("outbox", "list", *here).stdout
+    assert "sk-abc" not in str(dead) + shown
+    assert "[redacted]" in dead["reason"]
+
+
+def test_who_looks_at_the_books_is_told_where_the_reasons_are(dead_letters: Path) -> None:
+    """Only where something was refused."""
+    assert "outbox list --dead" in run("outbox", "status").stdout
+    run("outbox", "purge", "--all", "--yes")
+    assert "outbox list --dead" not in run("outbox", "status").stdout
+
+
 # --- drain ----------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -284,6 +374,17 @@ def test_a_drain_beside_the_application_waits_for_it(
     assert result.returncode == 0
     assert tracker.delivery_stats()["accepted"] == 40
     assert run_json("conversations", "list", "--url", tracker_server.url)["total"] == 20
+
+
+def test_a_drain_says_what_was_refused(dead_letters: Path) -> None:
+    """Exit code 0: it does not wait any more. Where the reasons are is said."""
+    run("outbox", "retry", "--all")
+    result = run("outbox", "drain")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "Delivered 0, pending 0, dead-lettered 2."
+    assert result.stdout.splitlines()[1].startswith(
+        "2 of them were refused now. `otel-agent-tracker outbox list"
+    )
 
 
 def test_a_drain_without_anything_is_done(dead_letters: Path) -> None:

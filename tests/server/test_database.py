@@ -155,6 +155,12 @@ def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
     assert store.keys.projects().keys() == {"default", "new"}
 
 
+def test_the_database_is_in_wal_mode(store: Store) -> None:
+    """It is what lets readers go on while somebody writes."""
+    with store._database.reading() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+
+
 def test_a_second_process_waits_no_longer_than_told(database_path: Path) -> None:
     """Then it is an OperationalError, which the application answers with 503."""
     database = Database(str(database_path), busy_timeout_seconds=0.01)

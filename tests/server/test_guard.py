@@ -60,6 +60,18 @@ def test_a_key_made_by_another_process_takes_effect(
     assert open_client.get("/conversations").status_code == 401
 
 
+def test_a_key_opens_as_soon_as_another_process_has_made_it(open_client: Client, store: Store) -> None:
+    """Its own project, though the keys were read a moment ago, when there were none at all."""
+    from otel_agent_tracker.server import keys
+
+    body = {"session_id": "s1", "agent_id": "a", "start_time": "2024-01-19T16:00:00Z"}
+    for project in ("shop", "bank"):
+        assert open_client.get("/conversations").status_code in (200, 401)
+        made = keys.Keys(store._database, Clock()).create(project)
+        assert open_client.post("/conversations/start", body, headers=bearer(made)).status_code == 200
+        assert open_client.get("/conversations", headers=bearer(made)).json()["conversations"], project
+
+
 def odd_headers(key: str) -> list[list[tuple[bytes, bytes]]]:
     name, right = b"Authorization", f"Bearer {key}".encode()
     values = [

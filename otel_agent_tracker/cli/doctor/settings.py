@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from otel_agent_tracker.cli.doctor.checks import Check, ok, warning, wrong
-from otel_agent_tracker.config import PREFIX, Config, Options
+from otel_agent_tracker.config import ARGUMENTS_ONLY, PREFIX, Config, Options
 
 __all__ = ["Setting", "check_settings", "masked", "overheard", "settings_of"]
 
@@ -82,6 +82,8 @@ class _Listener(logging.Handler):
 
 
 def _shown(name: str, value: Any) -> str:
+    if name in ARGUMENTS_ONLY:
+        return "an argument of the application, if any"
     if value is None or value in ("", (), {}):
         return "not set"
     if name == "api_key":
@@ -97,7 +99,8 @@ def _shown(name: str, value: Any) -> str:
 
 def _check_names(environ: Mapping[str, str]) -> Iterator[Check]:
     """A misspelt variable has no effect, and nobody says so."""
-    known = [PREFIX + name.upper() for name in ("url", "api_key", *Options.__annotations__)]
+    settings = {"url", "api_key", *Options.__annotations__} - ARGUMENTS_ONLY
+    known = [PREFIX + name.upper() for name in sorted(settings)]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
             meant = _meant(name, known)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from otel_agent_tracker.cli.folders import StateFolder
     from otel_agent_tracker.state import State
 
-__all__ = ["chosen", "configured_name", "on_a_folder", "opened", "readable"]
+__all__ = ["WHY_REFUSED", "chosen", "configured_name", "on_a_folder", "opened", "readable"]
+
+WHY_REFUSED = "`otel-agent-tracker outbox list --dead` says why, `outbox retry` sends them again."
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 

@@ -10,7 +10,7 @@ import click
 
 from otel_agent_tracker.cli.commands import examples
 from otel_agent_tracker.cli.options import configured, usable_key
-from otel_agent_tracker.cli.outbox.choice import on_a_folder, readable
+from otel_agent_tracker.cli.outbox.choice import WHY_REFUSED, on_a_folder, readable
 from otel_agent_tracker.cli.output import progress
 from otel_agent_tracker.config import Config, Durability
 
@@ -61,6 +61,9 @@ def drain(timeout: float, folder: str | None, **given: Any) -> None:
         f"Delivered {after.counts.delivered - before.counts.delivered}, pending {after.pending}, "
         f"dead-lettered {after.counts.dead_lettered}."
     )
+    refused = after.counts.dead_lettered - before.counts.dead_lettered
+    if refused > 0:
+        click.echo(f"{refused} of them were refused now. {WHY_REFUSED}")
     if after.pending:
         raise click.ClickException("Something still waits. `otel-agent-tracker doctor` says what is wrong.")
 

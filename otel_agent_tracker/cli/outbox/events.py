@@ -23,6 +23,7 @@ from otel_agent_tracker.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from otel_agent_tracker.redaction import Redactor
     from otel_agent_tracker.state import OutboxRow
 
 __all__ = ["list_events", "show"]
@@ -98,7 +99,7 @@ def _print(rows: list[tuple[OutboxRow, bool]]) -> None:
     shown = table("Id", "State", "Time", "Event", "Reason", "Session or agent", numbers=("Id",))
     for row, is_dead in rows:
         state, when = "dead" if is_dead else "pending", local_time_of(row.time_us)[:16]
-        reason = shortened(row.reason or "", MOST_OF_A_REASON)
+        reason = shortened(_redactor().text(row.reason or ""), MOST_OF_A_REASON)
         shown.add_row(str(row.id), state, when, *map(plain, (row.event, reason, row.lane)))
     print_table(shown)
 
@@ -113,12 +114,17 @@ def _summary(row: OutboxRow, *, dead: bool) -> Json:
         "lane": row.lane,
         "time": wire.format_time(row.time_us),
         "attempts": row.attempts,
-        "reason": row.reason,
+        "reason": None if row.reason is None else _redactor().text(row.reason),
     }
 
 
 def _without_secrets(text: bytes) -> Any:
     """JSON as it may be shown: events are made without secrets, but perhaps with `AGENT_TRACKER_REDACT=false`."""
+    return _redactor().json(orjson.loads(text))
+
+
+def _redactor() -> Redactor:
+    """What hides secrets in events, and in reasons: a tracker may tell what it refuses word for word."""
     from otel_agent_tracker.redaction import Redactor
 
-    return Redactor().json(orjson.loads(text))
+    return Redactor()

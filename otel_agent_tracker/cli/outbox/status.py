@@ -10,7 +10,13 @@ import click
 from otel_agent_tracker import wire
 from otel_agent_tracker.cli.commands import examples
 from otel_agent_tracker.cli.options import as_json, configured
-from otel_agent_tracker.cli.outbox.choice import chosen, configured_name, on_a_folder, readable
+from otel_agent_tracker.cli.outbox.choice import (
+    WHY_REFUSED,
+    chosen,
+    configured_name,
+    on_a_folder,
+    readable,
+)
 from otel_agent_tracker.cli.output import (
     duration,
     local_time_of,
@@ -67,6 +73,8 @@ def status(folder: str | None, as_json: bool, **given: Any) -> None:
         output().print(properties({"Folder": str(config.state_dir / name) + _note(name, ours), **_rows(one)}))
     else:
         _print_folders(config, books, ours)
+    if not as_json and any(each.counts.dead_lettered for each in books.values()):
+        output().print(f"The tracker has refused events. {WHY_REFUSED}", style="dim")
 
 
 def _note(name: str, ours: str | None) -> str:

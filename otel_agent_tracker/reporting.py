@@ -1,0 +1,89 @@
+"""`TurnReporter`: turns that were recognised in other people's spans become events."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from otel_agent_tracker.assembly import Summary
+from otel_agent_tracker.clock import Clock
+from otel_agent_tracker.events import Events, TurnReport
+from otel_agent_tracker.recognition import Reader, SpanClass
+from otel_agent_tracker.semconv import TurnStatus
+
+__all__ = ["TurnReporter"]
+
+_logger = logging.getLogger(__name__)
+
+
+class TurnReporter:
+    """Says whose a recognised turn is, and what becomes of one that is nobody's.
+
+    `ungrouped` is what a turn without a conversation id is taken for: an agent's for a conversation of its own
+    (``turns``), a lone model call's too (``all``), or nothing (``ignore``). `counts` has how many turns were
+    ``grouped``, ``ungrouped`` and ``ignored``, and how many of these were ``unresolved``: they carry an id that
+    cannot be used.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        reader: Reader,
+        clock: Clock,
+        *,
+        agent_id: str | None,
+        service_name: str,
+        ungrouped: str,
+        reads_baggage: bool,
+        expect_tick: Callable[[], None],
+    ) -> None:
+        self.reader = reader
+        self.monotonic = clock.monotonic
+        self.reads_baggage = reads_baggage
+        self.expect_tick = expect_tick
+        self.counts: Counter[str] = Counter()
+        self._events = events
+        self._agent_id = agent_id
+        self._service_name = service_name
+        self._ungrouped = ungrouped
+        self._told = False
+
+    def report(self, turn: Summary) -> None:
+        """Make the turn's events."""
+        session = turn.ids.conversation
+        if session is not None:
+            self.counts["grouped"] += 1
+            self._events.turn(session, self._report_of(turn))
+            return
+        if turn.refused_id:
+            self._tell_unresolved()
+        if self._ungrouped == "ignore" or (turn.span_class is SpanClass.LLM and self._ungrouped != "all"):
+            self.counts["ignored"] += 1
+            return
+        self.counts["ungrouped"] += 1
+        self._events.turn_alone(self._report_of(turn))
+
+    def _report_of(self, turn: Summary) -> TurnReport:
+        outcome, (input_tokens, output_tokens) = turn.outcome, turn.tokens
+        return TurnReport(
+            turn_id=turn.turn_id,
+            start_us=turn.start_ns // 1000,
+            end_us=turn.end_ns // 1000,
+            status=TurnStatus.OK if outcome is None else outcome.status,
+            error_type=None if outcome is None else outcome.error_type,
+            error_message=None if outcome is None else outcome.error_message,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            agent_id=self._agent_id or turn.agent or turn.service or self._service_name,
+            user_id=turn.ids.user,
+        )
+
+    def _tell_unresolved(self) -> None:
+        self.counts["unresolved"] += 1
+        if not self._told:
+            self._told = True
+            _logger.warning(
+                "a turn carries only ids that cannot name a conversation (empty, scrubbed, constant, resp_…, too "
+                "long, or no text); such turns are counted as ungrouped"
+            )

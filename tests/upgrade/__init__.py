@@ -1,0 +1,1 @@
+"""State folders that a release has written, and later ones drain."""
