@@ -76,6 +76,8 @@ class Pipeline:
         self._sender = sender
         self.holders = 0
         self._stop_by = float("inf")
+        self._is_paused = True
+        self._folder_unusable: str | None = None
         self._copying: SpanProcessor | None = None
         self._reporter: TurnReporter | None = None
         self._enabled = sender is not None or config.disabled_because is None
@@ -240,14 +242,20 @@ class Pipeline:
 
     def before_fork(self) -> None:
         """Have the worker close the state file, and wait until the fork is over."""
-        self._handle.pause_for_fork(LONGEST_PAUSE_SECONDS)
+        self._is_paused = self._handle.pause_for_fork(LONGEST_PAUSE_SECONDS)
 
     def after_fork_in_parent(self) -> None:
         """Let the worker go on."""
         self._handle.resume_after_fork()
 
     def after_fork_in_child(self) -> None:
-        """Make everything of this process's own again; what waited is the parent's to deliver."""
+        """Make everything of this process's own again; what waited is the parent's to deliver.
+
+        SQLite keeps what it has locked for the whole process: a child that was forked in the middle of a write would
+        take its parent's locks for its own, so it must not open the state file.
+        """
+        if not self._is_paused:
+            self._folder_unusable = "this process was forked while its parent wrote to the state file"
         self._journal.after_fork_in_child()
         if self._sender_lock is not None:
             self._sender_lock.release()
@@ -302,7 +310,7 @@ class Pipeline:
         with _importing:
             from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
 
-            sender = self._sender or self._make_sender()  # brings codecs
+            sender = self._sender or self._make_sender()
         token = attach(set_value(sdk_private.SUPPRESS_INSTRUMENTATION_KEY, True, get_current()))
         try:
             Worker(
@@ -319,6 +327,7 @@ class Pipeline:
                 cleanup_interval=lambda: self.cleanup_interval_seconds,
                 exit_flush_seconds=self.config.flush_timeout_seconds,
                 tick=self._tick,
+                folder_unusable=self._folder_unusable,
             ).run()
         finally:
             detach(token)
@@ -351,6 +360,7 @@ class Pipeline:
             timeout_seconds=config.timeout_seconds,
             trust_env=config.trust_env,
         )
+        client.prepare()
         if not config.to_otlp:
             return client
         return OtlpSender(

@@ -27,11 +27,17 @@ class StateFile:
     """Opens the state of `folder`, and brings it back to disk when it had to leave; `folder` None is memory.
 
     Of the worker's thread only. What was accepted into one state goes over into the next; `tally` counts on
-    through all of them.
+    through all of them. `unusable` is why the file may never be opened by this process.
     """
 
     def __init__(
-        self, folder: Path | None, *, writer: str, limit_bytes: int, tally: Counter[str] | None = None
+        self,
+        folder: Path | None,
+        *,
+        writer: str,
+        limit_bytes: int,
+        tally: Counter[str] | None = None,
+        unusable: str | None = None,
     ) -> None:
         self.on_disk = False
         self.state: State | None = None
@@ -39,6 +45,7 @@ class StateFile:
         self._writer = writer
         self._limit_bytes = limit_bytes
         self._tally: Counter[str] = Counter() if tally is None else tally
+        self._unusable = unusable
         self._retry_at = 0.0
 
     def must_change(self, now: float) -> bool:
@@ -47,10 +54,12 @@ class StateFile:
             return True
         if self.on_disk:
             return not self.state.is_in_place
-        return self._folder is not None and now >= self._retry_at
+        return self._folder is not None and self._unusable is None and now >= self._retry_at
 
     def change(self, now: float) -> State:
         """The state from now on; raises sqlite3.OperationalError if the file is busy, then call again."""
+        if self._unusable is not None:
+            return self._without_disk(self._unusable)
         try:
             opened = open_state(
                 self._folder, writer=self._writer, limit_bytes=self._limit_bytes, tally=self._tally
@@ -59,7 +68,7 @@ class StateFile:
             if is_busy(error):
                 raise
             self._retry_at = now + RETRY_SECONDS
-            return self._without_disk(error)
+            return self._without_disk(str(error))
         if self.state is not None:
             opened.take_over(self.state)
             self.state.close()
@@ -83,10 +92,10 @@ class StateFile:
             self.state.close()
             self.state = None
 
-    def _without_disk(self, error: Exception) -> State:
+    def _without_disk(self, reason: str) -> State:
         """What there is goes on, though its file be deleted; or else there is a new one in memory."""
         if self.on_disk or self.state is None:
-            _logger.warning("the state folder cannot be used, events are kept in memory: %s", error)
+            _logger.warning("the state folder cannot be used, events are kept in memory: %s", reason)
         self.on_disk = False
         if self.state is None:
             self.state = State(None, writer=self._writer, max_bytes=self._limit_bytes, tally=self._tally)

@@ -63,7 +63,7 @@ class Worker:
 
     `expire` ends a session that the sweep found; `limit_bytes` tells for a state file of so many bytes how large
     it may become; `folder` None keeps everything in memory. `sender` is closed at the end. `tick` is called in each
-    cycle, at least once a second.
+    cycle, at least once a second. `folder_unusable` is why this process may never open the state file.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Worker:
         cleanup_interval: Callable[[], float],
         exit_flush_seconds: float,
         tick: Callable[[], None] = lambda: None,
+        folder_unusable: str | None = None,
     ) -> None:
         self._handle = handle
         self._journal = journal
@@ -99,7 +100,13 @@ class Worker:
         self._boot_id = _boot_id()
         self._skipped_told = 0
         writer = f"{os.getpid()}-{time.time_ns()}"
-        self._file = StateFile(folder, writer=writer, limit_bytes=limit_bytes(0), tally=handle.tally)
+        self._file = StateFile(
+            folder,
+            writer=writer,
+            limit_bytes=limit_bytes(0),
+            tally=handle.tally,
+            unusable=folder_unusable,
+        )
         self._damage: sqlite3.Error | None = None
         self._delivery: Delivery | None = None
         self._is_changing = False
@@ -629,7 +636,7 @@ def _tombstone(entry: Entry) -> Tombstone:
 
 def _boot_id() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -72,6 +72,19 @@ def test_memory_needs_no_folder() -> None:
     file.close()
 
 
+def test_a_file_that_this_process_may_not_open_is_never_tried(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once; the folder is not even looked at."""
+    file = StateFile(folder, writer="a", limit_bytes=LIMIT, unusable="it is the parent's")
+    accept(file.change(0.0))
+    assert [file.on_disk, file.must_change(10 * RETRY_SECONDS), folder.exists()] == [False, False, False]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the state folder cannot be used, events are kept in memory: it is the parent's"
+    ]
+    file.close()
+
+
 def test_a_refused_folder_is_tried_again_every_minute(
     file: StateFile, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

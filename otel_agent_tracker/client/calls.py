@@ -32,6 +32,11 @@ class Tracker:
         self._prefix = self._address.target.rstrip("/")
         self._headers = _common_headers(self._address, "application/json")
 
+    @property
+    def url(self) -> httpcore.URL:
+        """Where the tracker is."""
+        return self._address.url(self._prefix or "/")
+
     def call(
         self,
         method: str,

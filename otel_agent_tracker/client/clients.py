@@ -66,6 +66,12 @@ class TrackerClient:
         self._lock = Lock()
         self._closed = False
 
+    def prepare(self) -> None:
+        """Import and read what the first request would: that request may be made while another thread forks."""
+        route = self._routes.to(self._tracker.url)
+        if isinstance(route, Route):
+            self._routes.pool_options(route)
+
     def capabilities(self) -> Capabilities | Retry | Misconfigured:
         """What the tracker offers beyond the plain protocol; nothing, if it does not know the question."""
         answer = self._ask(self._tracker.call("GET", Capabilities.PATH))

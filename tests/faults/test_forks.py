@@ -138,3 +138,68 @@ def test_fault_28_a_fork_while_other_threads_hold_our_locks_hangs_nobody(
         rates = tracker.get_success_rates(agent)
         assert (rates["total"], rates["completed"]) == (number, number)
         assert tracker.get_response_times(agent)["count"] == number
+
+
+IMPORTS = """
+from otel_agent_tracker import pipeline
+imported = []
+def note(event, arguments):
+    if event == "import" and threading.current_thread() is not threading.main_thread():
+        if not pipeline._importing.locked():
+            imported.append(arguments[0])
+sys.addaudithook(note)
+session = tracker.start_conversation("bot")
+with tracker.turn(session):
+    pass
+say(tracker.end_conversation(session, 5), tracker.flush(20), imported)
+"""
+
+
+def test_fault_28_the_worker_imports_nothing_once_it_runs(
+    tracker_server: Server, start_host: StartHost
+) -> None:
+    """A fork in the middle of an import leaves the child half a module, and nobody to finish it: the worker imports
+    all it needs at its start, while no fork can happen.
+    """
+    assert start_host(tracker_server.url, IMPORTS).end_well() == ["True True []"]
+
+
+IN_A_WRITE = """
+from otel_agent_tracker.state import State
+writing, stuck = threading.Event(), threading.Event()
+accept = State.accept
+def accept_slowly(*arguments):
+    writing.set()
+    stuck.wait(20)
+    return accept(*arguments)
+shared = [tracker.start_conversation("parent") for _ in range(2)]
+tracker.flush(20)
+State.accept = accept_slowly
+tracker.touch_session(shared[0])
+own = tracker.start_conversation("parent")
+writing.wait(20)
+pid = os.fork()
+if not pid:
+    stuck.set()
+    session = tracker.start_conversation("child")
+    with tracker.turn(session):
+        pass
+    said = tracker.end_conversation(session, 2), tracker.end_conversation(shared[1], 3)
+    say("child", *said, tracker.flush(20), tracker.delivery_stats()["pending"])
+    os._exit(0)
+say("fork", os.waitpid(pid, 0)[1])
+stuck.set()
+say("parent", tracker.end_conversation(shared[0], 4), tracker.end_conversation(own, 4), tracker.flush(20))
+"""
+
+
+def test_fault_28_a_fork_in_the_middle_of_a_long_write_leaves_the_file_to_the_parent(
+    tracker_server: Server, make_tracker: MakeTracker, start_host: StartHost
+) -> None:
+    """SQLite would take its parent's locks for the child's: the child goes on without the file, in its journal and in
+    memory, and delivers all the same.
+    """
+    ended = start_host(tracker_server.url, IN_A_WRITE).end()
+    assert ended.code == 0
+    assert ended.lines == ["child True True True 0", "fork 0", "parent True True True"]
+    assert outcomes(make_tracker(tracker_server.url)) == {"parent": (3, 3, 11 / 3), "child": (1, 1, 2.0)}
