@@ -99,6 +99,5 @@ $(VENV)-floor/.ready: pyproject.toml
 	$(call make_environment,$(VENV)-floor)
 	@echo "Installing the oldest dependencies that pyproject.toml allows, and what the tests need"
 	@$(VENV)-floor/bin/python -m pip install --quiet uv
-	@$(FLOOR) --resolution lowest-direct --editable '.[all]'
-	@$(FLOOR) --group test
+	@$(FLOOR) --resolution lowest-direct --editable '.[all]' --group test
 	@touch $@
