@@ -152,6 +152,17 @@ class Channel:
         else:
             self._warn(now, "the tracker cannot be reached, events are kept: %s", failure.reason)
 
+    def hold_back(self, failure: Retry | Misconfigured, attempts: int, now: float) -> Later:
+        """An event failed by itself: it waits, the longer the more `attempts` it has had, and no other does."""
+        self.blame_event(failure, now)
+        return Later(
+            failure.reason, PAUSE if isinstance(failure, Misconfigured) else self._back_off(attempts)
+        )
+
+    def blame_event(self, failure: Retry | Misconfigured, now: float) -> None:
+        """An event failed while others got through: the channel is open as before."""
+        self._warn(now, "the tracker takes other events, but not these, which are kept: %s", failure.reason)
+
     def refuse_batches(self, path: str, reason: str, now: float) -> None:
         """The path of batches is not known any more: events go singly, and what is offered is asked again."""
         self._open(now)
@@ -179,8 +190,11 @@ class Channel:
         asked = failure.after_seconds or 0.0
         if now < self._not_before or asked >= INITIAL_INTERVAL:
             return asked
-        self._failures = min(self._failures + 1, 10)
-        return max(asked, self._jitter(min(MAX_INTERVAL, INITIAL_INTERVAL * 2.0 ** (self._failures - 1))))
+        self._failures += 1
+        return max(asked, self._back_off(self._failures - 1))
+
+    def _back_off(self, attempts: int) -> float:
+        return self._jitter(min(MAX_INTERVAL, INITIAL_INTERVAL * 2.0 ** min(attempts, 10)))
 
     def _refuse_path(self, event_id: str, path: str, reason: str, now: float) -> Verdict:
         self._open(now)

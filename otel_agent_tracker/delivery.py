@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 
 from otel_agent_tracker import forms, wire
-from otel_agent_tracker.channel import Channel, Dead, Done, Later
+from otel_agent_tracker.channel import Channel, Dead, Done, Later, Verdict
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.lanes import Lanes
 from otel_agent_tracker.rollup import RollUp
 from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.state import OutboxRow, State
+from otel_agent_tracker.stragglers import Stragglers
 from otel_agent_tracker.suspects import Suspects
 from otel_agent_tracker.wire import Capabilities
 
@@ -73,6 +74,20 @@ class _Parcel:
     companions: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    """What is not to be sent in a round: events of these paths and sessions, of some sessions all but the first."""
+
+    paths: list[str]
+    lanes: set[str]
+    but_first: set[str]
+
+    @property
+    def whole(self) -> _LeftOut:
+        """For rows of which none need be the first of its session."""
+        return _LeftOut(self.paths, self.lanes | self.but_first, set())
+
+
 _Sent = list[tuple[_Parcel, Result]]
 
 
@@ -115,6 +130,7 @@ class Delivery:
         self._most_at_once = UNLIMITED  # in a batch; fewer after one that failed
         self._held: dict[int, float] = {}
         self._suspects = Suspects()
+        self._stragglers = Stragglers()
         self._has_roll_ups = state.has_roll_ups()
         self._sent_before = state.newest_pending_id()  # a process that died may have sent these
 
@@ -185,19 +201,22 @@ class Delivery:
     def _next_rows(self, now: float, batch_size: int | None) -> list[OutboxRow]:
         self._held = {row_id: until for row_id, until in self._held.items() if until > now}
         paused = self._channel.paused_paths(now)
+        alone = self._to_send_alone(now, paused)
+        waiting, trying = self._stragglers.lanes(now)
+        left_out = _LeftOut(paused, {*self._suspects.lanes(), *waiting}, trying)
         while self._halves:
-            if rows := self._sendable(self._left_of(self._halves.pop(), paused)):
+            if rows := self._sendable(self._left_of(self._halves.pop(), paused), left_out.whole):
                 return rows
-        if not self._channel.probing and (rows := self._to_send_alone(now, paused)):
-            return rows
+        if alone and not self._channel.probing:
+            return alone
         if self._channel.probing and batch_size == 1:
-            rows = self._to_send_alone_first(paused)
+            rows = self._to_send_alone_first(left_out)
         else:
             most = LANES * ROWS_PER_LANE if batch_size is None else batch_size
-            rows = self._sendable(self._waiting(most + len(self._held), paused))[:most]
+            rows = self._sendable(self._waiting(most + len(self._held), left_out), left_out)[:most]
             if rows and self._channel.probing and batch_size is None:
                 rows = self._to_probe(rows)
-        return rows or self._to_send_alone(now, paused)
+        return rows or alone
 
     def _to_send_alone(self, now: float, paused: list[str]) -> list[OutboxRow]:
         """The event for whose sake a session is set apart, if its time has come."""
@@ -207,18 +226,16 @@ class Delivery:
             self._suspects.forget(row_id)
         return []
 
-    def _waiting(self, most: int, paused: list[str]) -> list[OutboxRow]:
+    def _waiting(self, most: int, left_out: _LeftOut) -> list[OutboxRow]:
         """The oldest events; of a backlog, now and then those of the newest sessions before, lest they wait for it."""
-        apart = self._suspects.lanes()
-        oldest = self._state.pending(most, without_paths=paused, without_lanes=apart)
+        without = {"without_paths": left_out.paths, "without_lanes": tuple(left_out.lanes)}
+        oldest = self._state.pending(most, **without)
         if len(oldest) < most or self._channel.probing:
             return oldest
         self._rounds += 1
         if self._rounds % NEWEST_EVERY:
             return oldest
-        newest = self._state.newest(
-            most, of_each_lane=ROWS_PER_LANE, without_paths=paused, without_lanes=apart
-        )
+        newest = self._state.newest(most, of_each_lane=ROWS_PER_LANE, **without)
         return list({row.id: row for row in newest + oldest}.values())
 
     def _left_of(self, ids: list[int], paused: list[str]) -> list[OutboxRow]:
@@ -226,11 +243,9 @@ class Delivery:
         found = filter(None, map(self._state.row, ids))
         return [row for row, is_dead in found if not is_dead and row.path not in paused]
 
-    def _sendable(self, rows: list[OutboxRow]) -> list[OutboxRow]:
-        apart = self._suspects.lanes()
-        return self._one_for_each_probed_path(
-            [row for row in rows if row.id not in self._held and row.lane not in apart]
-        )
+    def _sendable(self, rows: list[OutboxRow], left_out: _LeftOut) -> list[OutboxRow]:
+        rows = [row for row in rows if row.id not in self._held and row.lane not in left_out.lanes]
+        return self._one_for_each_probed_path(_first_of(left_out.but_first, rows))
 
     def _one_for_each_probed_path(self, rows: list[OutboxRow]) -> list[OutboxRow]:
         """Of a path that was refused only one event goes: one that was not refused itself, if there is one."""
@@ -247,17 +262,20 @@ class Delivery:
         firsts = {(row.lane, refused_until(row.path)): row for row in reversed(rows)}.values()
         return [min(firsts, key=lambda row: (refused_until(row.path), row.attempts, row.id))]
 
-    def _to_send_alone_first(self, paused: list[str]) -> list[OutboxRow]:
+    def _to_send_alone_first(self, left_out: _LeftOut) -> list[OutboxRow]:
         """The oldest event of a session of which none has failed alone: the one to blame is found by that.
 
         Once each has, it is an outage, and they take turns: one that always fails would keep all others from telling.
         """
         most = LANES * ROWS_PER_LANE + len(self._held)
-        untried = self._state.pending(most, without_paths=paused, without_lanes=self._suspects.known_lanes())
-        if rows := self._sendable(untried):
+        known = {*left_out.lanes, *self._suspects.known_lanes()}
+        untried = self._state.pending(most, without_paths=left_out.paths, without_lanes=tuple(known))
+        if rows := self._sendable(untried, left_out):
             return rows[:1]
-        tried = self._sendable(self._left_of(self._suspects.known(), paused))
-        return self._to_probe(tried) if tried else self._sendable(self._waiting(most, paused))[:1]
+        tried = self._sendable(self._left_of(self._suspects.known(), left_out.paths), left_out.whole)
+        if tried:
+            return self._to_probe(tried)
+        return self._sendable(self._waiting(most, left_out), left_out)[:1]
 
     def _send_batch(self, path: str, parcels: list[_Parcel]) -> None:
         if not parcels:
@@ -377,8 +395,8 @@ class Delivery:
     def _seconds_to_held(self, now: float) -> float | None:
         paused = HOLD_SECONDS if self._channel.paused_paths(now) else None
         held = min((until - now for until in self._held.values()), default=paused)
-        apart = self._suspects.seconds_to_next(now)
-        return min((seconds for seconds in (held, apart) if seconds is not None), default=None)
+        found = (held, self._suspects.seconds_to_next(now), self._stragglers.seconds_to_next(now))
+        return min((seconds for seconds in found if seconds is not None), default=None)
 
     # --- answers --------------------------------------------------------------------------------------------
 
@@ -400,7 +418,8 @@ class Delivery:
         ids = [parcel.row.id for parcel in parcels]
         match result:
             case list():
-                self._settle_parcels(zip(parcels, result, strict=True))
+                others_succeeded = any(isinstance(one, Delivered) for one in result)
+                self._settle_parcels(zip(parcels, result, strict=True), others_succeeded=others_succeeded)
                 self._most_at_once = min(2 * self._most_at_once, UNLIMITED)
             case Refused() if len(parcels) > 1:
                 self._halve(ids)
@@ -409,11 +428,12 @@ class Delivery:
             case Retry() | Misconfigured():
                 with self._state.transaction():
                     self._state.note_attempts(ids, result.reason)
+                self._keep_halves(ids)
                 if len(parcels) > 1:
                     self._most_at_once = len(parcels) // 2  # there may be no time for so many
-                else:
-                    self._suspects.failed_alone(ids[0], parcels[0].row.lane, now)
-                self._keep_halves(ids)
+                elif self._suspects.failed_alone(ids[0], parcels[0].row.lane, now) and not _asks(result):
+                    self._channel.blame_event(result, now)  # others do not wait for it
+                    return
                 self._channel.fail(result, now)
             case _:
                 self._settle_parcels((parcel, result) for parcel in parcels)
@@ -430,29 +450,48 @@ class Delivery:
         middle = len(ids) // 2
         self._halves += (ids[middle:], ids[:middle])
 
-    def _settle_parcels(self, sent: Iterable[tuple[_Parcel, Result]]) -> None:
+    def _settle_parcels(
+        self, sent: Iterable[tuple[_Parcel, Result]], *, others_succeeded: bool | None = None
+    ) -> None:
+        """`others_succeeded` is None unless the tracker answered for each event of a batch."""
         now = self._clock.monotonic()
         with self._state.transaction():
             delivered: list[int] = []
             for parcel, result in sent:
                 row = parcel.row
-                sent_before = row.attempts > 0 or row.id <= self._sent_before
-                match self._channel.judge(row.event_id, parcel.path, result, now, sent_before=sent_before):
+                match self._judge(parcel, result, now, others_succeeded=others_succeeded):
                     case Done():
                         delivered += (row.id, *parcel.companions)
-                        self._suspects.forget(row.id)
+                        self._forget_failures(row.id)
                         self._release_feedback(row)
                     case Later(reason, seconds):
                         self._state.note_attempts([row.id], reason)
                         if seconds:
                             self._held[row.id] = now + seconds
                     case Dead(reason):
-                        self._suspects.forget(row.id)
+                        self._forget_failures(row.id)
                         self._state.note_attempts([row.id], reason)
                         self._state.dead_letter(row.id, reason)
             self._state.delivered(delivered)
         if delivered:
             self._suspects.others_succeeded()
+
+    def _judge(
+        self, parcel: _Parcel, result: Result, now: float, *, others_succeeded: bool | None
+    ) -> Verdict:
+        row = parcel.row
+        if isinstance(result, Retry | Misconfigured) and others_succeeded is not None and not _asks(result):
+            if row.id in self._stragglers or (others_succeeded and self._stragglers.has_room):
+                later = self._channel.hold_back(result, row.attempts, now)
+                self._stragglers.add(row.id, row.lane, now + later.seconds)
+                return later
+            self._stragglers.add(row.id, row.lane, now)
+        sent_before = row.attempts > 0 or row.id <= self._sent_before
+        return self._channel.judge(row.event_id, parcel.path, result, now, sent_before=sent_before)
+
+    def _forget_failures(self, row_id: int) -> None:
+        self._suspects.forget(row_id)
+        self._stragglers.forget(row_id)
 
     def _release_feedback(self, row: OutboxRow) -> None:
         """Feedback that waited for this end need wait no longer."""
@@ -467,6 +506,19 @@ _NOTHING = Capabilities()
 def _failed(error: Exception) -> Retry:
     """A sender's mistake is nobody's event's."""
     return Retry(f"the request could not be made: {type(error).__name__}")
+
+
+def _first_of(lanes: Collection[str], rows: list[OutboxRow]) -> list[OutboxRow]:
+    """The rows, but of these sessions the oldest only."""
+    if not lanes:
+        return rows
+    firsts = {row.lane: row.id for row in sorted(rows, key=lambda row: row.id, reverse=True)}
+    return [row for row in rows if row.lane not in lanes or row.id == firsts[row.lane]]
+
+
+def _asks(failure: Retry | Misconfigured) -> bool:
+    """Whether the tracker itself said how long to wait: that holds for everything."""
+    return isinstance(failure, Retry) and bool(failure.after_seconds)
 
 
 def _up_to(most_bytes: int, parcels: list[_Parcel]) -> list[_Parcel]:

@@ -31,18 +31,22 @@ class Suspects:
         self._found: dict[int, _Suspect] = {}
         self._successes = 0
 
-    def failed_alone(self, row_id: int, lane: str, now: float) -> None:
-        """A request that held nothing but this event has failed, and not because the event was refused."""
+    def failed_alone(self, row_id: int, lane: str, now: float) -> bool:
+        """A request that held nothing but this event has failed, and not because the event was refused.
+
+        True if the event is to blame: it has failed where others got through.
+        """
         suspect = self._found.get(row_id)
         if suspect is None:
             self._make_room()
             self._found[row_id] = _Suspect(lane, self._successes)
-            return
+            return False
         if self._successes > suspect.successes_seen:  # else it may be an outage, which is not its fault
             suspect.successes_seen = self._successes
             suspect.failures = min(suspect.failures + 1, MOST_FAILURES)
         if suspect.failures:
             suspect.not_before = now + PAUSE * 2.0 ** (suspect.failures - 1)
+        return suspect.failures > 0
 
     def others_succeeded(self) -> None:
         """A request got through: the tracker answers."""

@@ -73,6 +73,15 @@ def test_a_conflict_about_an_event_sent_before_is_a_delivery(channel: Channel) -
     assert judge(channel, Refused(400, "bad"), sent_before=True) == Dead("400 bad")
 
 
+def test_an_event_that_fails_where_others_get_through_waits_by_itself(channel: Channel) -> None:
+    """With the back-off of the channel, which stays open; a key or an address that does not suit waits a minute."""
+    judge(channel, Delivered())
+    delays = [channel.hold_back(Retry("status 503"), attempts, 0.0) for attempts in (0, 1, 2, 6, 2_000)]
+    assert delays == [Later("status 503", seconds) for seconds in (1.0, 2.0, 4.0, MAX_INTERVAL, MAX_INTERVAL)]
+    assert channel.hold_back(Misconfigured("status 403"), 0, 0.0) == Later("status 403", PAUSE)
+    assert channel.is_open(0.0)
+
+
 def test_temporary_failures_double_the_delay_up_to_a_minute(channel: Channel) -> None:
     """Back-off is exponential from 1 s to 60 s, and success starts it anew."""
     now, delays = 0.0, []

@@ -386,6 +386,26 @@ def test_a_batch_that_always_fails_holds_up_one_session_only(office: Office) -> 
     assert 0 < len(office.tracker.batches) - before < 20
 
 
+def test_an_event_that_was_set_apart_stops_nothing_when_it_is_tried_again(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each try fails, and what comes at that moment is sent at once; the log tells of it."""
+    put_with_poison(office, 100)
+    office.wait(HOUR)
+    caplog.clear()
+    for _ in range(3):
+        before = len(office.tracker.batches)
+        office.now += office.deliver() or 0.0
+        office.deliver()
+        assert office.tracker.batches[before:] == [["e0"]]
+        office.put(f"later{office.now}", lane="later")
+        office.deliver()
+        assert office.pending == ["e0", "e1"]
+    assert {record.msg for record in caplog.records} == {
+        "the tracker takes other events, but not these, which are kept: %s"
+    }
+
+
 def test_an_event_that_was_set_apart_is_delivered_once_the_tracker_takes_it(office: Office) -> None:
     """And what followed it in its session comes behind it."""
     put_with_poison(office, 100)
@@ -606,6 +626,81 @@ def test_each_result_of_a_batch_counts_for_its_event(office: Office) -> None:
         office.put(event_id, lane=event_id)
     office.deliver()
     assert [office.pending, office.dead, office.state.counts().delivered] == [["c", "d"], {"b": "422 no"}, 2]
+
+
+def test_an_event_that_fails_in_a_batch_others_got_through_waits_by_itself(office: Office) -> None:
+    """What follows in its session waits with it; others are sent at once, also while it is tried again and again."""
+    office.tracker.offers = BATCH
+    office.tracker.answer = refusing(Retry("status 503"), "bad")
+    for event_id, lane in (("a", "a"), ("bad", "bad"), ("next", "bad"), ("b", "b")):
+        office.put(event_id, lane=lane)
+    assert [office.deliver(), office.pending] == [1.0, ["bad"]]
+    office.put("after", lane="bad")
+    office.put("c", lane="c")
+    assert [office.deliver(), office.pending] == [1.0, ["bad", "after"]]
+    tries = []
+    for _ in range(9):
+        office.now += office.deliver() or 0.0
+        before = len(office.tracker.batches)
+        office.deliver()
+        office.put(f"d{office.now}", lane="d")
+        tries.append(office.deliver())
+        assert [len(office.tracker.batches) - before, office.pending[:2]] == [2, ["bad", "after"]]
+    assert tries == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
+    office.tracker.answer = always(Delivered())
+    office.now += 60.0
+    assert [office.deliver(), office.pending] == [None, []]
+    assert office.tracker.event_ids[-2:] == ["bad", "after"]
+
+
+@pytest.mark.parametrize(
+    ("ill", "result", "wait"),
+    [
+        (3, Retry("status 503"), 1.0),
+        (2, Retry("status 429", 90.0), 90.0),
+        (499, Retry("status 503"), 1.0),
+    ],
+    ids=["all fail", "the tracker asks for time", "hundreds fail"],
+)
+def test_a_batch_in_which_the_tracker_fails_stops_everything(
+    office: Office, ill: int, result: Result, wait: float
+) -> None:
+    """Where no other event got through, where the tracker itself says when, or where hundreds of events fail."""
+    office.tracker.offers = BATCH
+    office.tracker.answer = refusing(result, *(f"e{number}" for number in range(ill)))
+    for number in range(3 if ill <= 3 else 500):
+        office.put(f"e{number}", lane=f"s{number}")
+    assert office.deliver() == wait
+    office.put("later", lane="later")
+    assert [office.deliver(), office.pending[-1]] == [wait, "later"]
+
+
+def test_an_event_that_fails_in_batches_of_its_own_slows_others_once(office: Office) -> None:
+    """Also in a process that finds nothing else to send: at first it may be the tracker that is ill, then no more."""
+    office.tracker.offers = BATCH
+    office.tracker.answer = refusing(Retry("status 503"), "bad")
+    office.put("bad", lane="bad")
+    for _ in range(2):
+        assert office.deliver() == 1.0
+        office.wait(HOUR)
+        office.put("other", lane="other")
+        office.deliver()
+        assert [office.pending, len(office.tracker.batches) < 80] == [["bad"], True]
+        office.tracker.batches.clear()
+        office.delivery.close()
+        office.delivery.join(TIMEOUT)
+        office.reopen()
+
+
+def test_one_event_of_a_batch_that_the_key_may_not_send_stops_no_other(office: Office) -> None:
+    """The key suits the others; this one is tried again after a minute."""
+    office.tracker.offers = BATCH
+    office.tracker.answer = refusing(Misconfigured("status 403"), "b")
+    for event_id in "abc":
+        office.put(event_id, lane=event_id)
+    assert [office.deliver(), office.pending] == [60.0, ["b"]]
+    office.put("d", lane="d")
+    assert [office.deliver(), office.pending] == [60.0, ["b"]]
 
 
 def test_a_batch_holds_no_more_than_the_tracker_takes(office: Office) -> None:

@@ -37,6 +37,7 @@ from tests.scripted_server import (
     reply,
     respond,
 )
+from tests.waiting import wait_until
 
 START, TURN, END = IN_ORDER
 
@@ -67,6 +68,48 @@ def test_fault_09_of_a_batch_accepted_in_part_the_rest_goes_again(tmp_path: Path
     assert paths_by_session(scripted.accepted) == dict.fromkeys(sessions, IN_ORDER)
     again = {event.event_id for events in others for event in events}
     assert again.isdisjoint(event.event_id for event in first if event.path == START)
+
+
+def test_fault_03_09_an_event_that_fails_in_a_batch_slows_nobody(tmp_path: Path) -> None:
+    """An event that is answered 503 in a batch of which others are taken waits with its session; all others are
+    delivered at once, and so they are after a restart."""
+    clock, scripted = StandingClock(), Scripted()
+
+    def fail_one_session(request: ReceivedRequest) -> Action | None:
+        if request.path != "/batch":
+            return None
+        events = events_of(request)
+        taken = [event for event in events if event.body["agent_id"] != "ill"]
+        scripted.accepted += taken
+        results = [{"event_id": e.event_id, "status": 201 if e in taken else 503} for e in events]
+        return json_reply({"results": results})
+
+    def is_delivered(count: int) -> bool:
+        return books(tracker) == (count + 3, count, 3, 0, 0)
+
+    scripted.trouble = lambda request: reply(503)
+    with ScriptedServer(respond(scripted.answer)) as server:
+        with on_clock(clock, server.url, tmp_path) as tracker:
+            ill = tracker.start_conversation("ill", "u1")
+            with tracker.turn(ill):
+                pass
+            assert tracker.end_conversation(ill, 4)
+            sessions = converse(tracker, 3)
+            assert not tracker.flush(0.1)
+            scripted.trouble = fail_one_session
+            pass_until(clock, lambda: is_delivered(9), step_seconds=0.2)
+            sessions += converse(tracker, 2)
+            wait_until(lambda: is_delivered(15))  # the clock stands still: nobody waits for anything
+        with on_clock(clock, server.url, tmp_path) as tracker:
+            sessions += converse(tracker, 2)
+            pass_until(clock, lambda: is_delivered(21), step_seconds=0.2)
+            sessions += converse(tracker, 2)
+            wait_until(lambda: is_delivered(27))
+            scripted.trouble = well
+            pass_until(clock, lambda: tracker.flush(0.5))
+            assert books(tracker) == (30, 30, 0, 0, 0)
+    assert paths_by_session(scripted.accepted) == dict.fromkeys([ill, *sessions], IN_ORDER)
+    assert len(scripted.accepted) == 30
 
 
 @pytest.mark.parametrize(
