@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.trace import TracerProvider, get_tracer_provider
@@ -44,15 +44,14 @@ def install(
         raise TypeError(
             f"tracer_provider must be a TracerProvider, not {kind}; the tracker's URL goes to base_url="
         )
-    if not all(map(callable, recognisers)):
-        raise TypeError("recognisers must be functions of a span's name and attributes")
+    rules = _rules(recognisers)
     options: Options = {} if redactor is None else {"redactor": redactor}
     tracker = AgentPerformanceTracker(base_url, api_key, **options)
     with _lock:
         before, _installed = _installed, tracker
     if before is not None:
         before.close()
-    tracker._pipeline.recognise(recognisers)
+    tracker._pipeline.recognise(rules)
     watch(tracer_provider)
     if tracker._pipeline.is_reporting:
         keep_agents_visible(get_tracer_provider() if tracer_provider is None else tracer_provider)
@@ -99,6 +98,13 @@ def end_conversation(
     return _tracker().end_conversation(
         session_id, quality_score, user_feedback, message_count, metadata, agent_id=agent_id
     )
+
+
+def _rules(recognisers: Iterable[Recogniser]) -> tuple[Recogniser, ...]:
+    given: object = recognisers
+    if isinstance(given, Iterable) and all(map(callable, rules := tuple(recognisers))):
+        return rules
+    raise TypeError("recognisers must be a sequence of functions of a span's name and attributes")
 
 
 def _tracker() -> AgentPerformanceTracker:

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 PREFIX = "AGENT_TRACKER_"
-MAX_PERIOD = 1e7  # in whichever unit the setting has
 DEFAULT_OTLP_ENDPOINT = "http://localhost:4318/v1/traces"
 ARGUMENTS_ONLY = frozenset({"redactor"})  # what no variable can hold
 ApiKey = str | Callable[[], str]
@@ -315,30 +314,49 @@ def _platform_state_dir(environ: Mapping[str, str]) -> Path:
 def _url(name: str, value: object) -> str:
     url = _absolute_url(name, value)
     if "?" in url:
-        raise ValueError(f"{name} must be a URL without query, fragment or spaces, not {url!r}")
+        raise ValueError(f"{name} must be a URL without query, fragment or spaces")
     return url.rstrip("/")
 
 
 def _absolute_url(name: str, value: object) -> str:
+    """No message shows the URL: a key may be in it, or in its place."""
     url = arguments.text(name, value).strip()
+    an_url = f"{name} must be a URL such as https://tracker.example.com"
     try:
         parts = urlsplit(url)
         _ = parts.port  # is read when asked for
-    except ValueError as error:
-        raise ValueError(f"{name} must be a URL such as https://tracker.example.com: {error}") from None
+    except ValueError:
+        raise ValueError(f"{an_url}; its host or port cannot be read") from None
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"{name} must not hold a user name or password; pass an API key instead")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{name} must be a URL such as https://tracker.example.com, not {url!r}")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{an_url}; it does not begin with https:// or http://")
+    if not parts.hostname:
+        raise ValueError(f"{an_url}; it has no host")
     if "#" in url or not url.isprintable() or " " in url:
-        raise ValueError(f"{name} must be a URL without query, fragment or spaces, not {url!r}")
+        raise ValueError(f"{name} must be a URL without query, fragment or spaces")
+    if not _can_be_looked_up(parts.hostname):
+        raise ValueError(f"{an_url}; each part of its host has 1 to 63 characters")
     return url
 
 
+def _can_be_looked_up(host: str) -> bool:
+    if host.isascii():  # so that the codec is loaded by those alone who need it
+        return all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def _api_key(name: str, value: object) -> ApiKey:
-    if callable(value):
+    if callable(value) and not iscoroutinefunction(value):
         return value
-    key = arguments.text(name, value)
+    if not isinstance(value, str):
+        kind = "an async function" if callable(value) else type(value).__name__
+        raise TypeError(f"{name} must be a str, or a function that returns one, not {kind}")
+    key = str.__str__(value)
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(
             f"{name} must be printable ASCII without spaces or newlines (the value is not shown)"
@@ -355,37 +373,30 @@ def _redactor(name: str, value: object) -> Redact:
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and (flag := _FLAGS.get(value.lower())) is not None:
+    if isinstance(value, str) and (flag := _FLAGS.get(str.lower(value))) is not None:
         return flag
-    raise ValueError(f"{name} must be true or false, not {value!r}")
+    raise arguments.type_or_value(name, value, "true or false")
 
 
 def _path(name: str, value: object) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, not {type(value).__name__}")
-    return Path(value).expanduser().absolute()
+    if not os.fspath(value) or "\0" in (path := Path(value)).as_posix():
+        raise ValueError(f"{name} must be a path, which is not empty and has no NUL in it")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{name} must not begin with the home folder of a user who has none here") from None
 
 
 def _choice(*choices: str) -> Callable[[str, object], str]:
-    def parse(name: str, value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        return str(value)
-
-    return parse
+    return lambda name, value: arguments.choice(name, value, *choices)
 
 
 def _positive_count(name: str, value: object) -> int:
     number = arguments.count(name, value)
     if number == 0:
         raise ValueError(f"{name} must be above 0")
-    return number
-
-
-def _period(name: str, value: object) -> float:
-    number = arguments.positive_number(name, value)
-    if number > MAX_PERIOD:  # clocks and sockets take no more
-        raise ValueError(f"{name} must be at most {MAX_PERIOD:.0f}, not {value}")
     return number
 
 
@@ -435,15 +446,15 @@ _SETTINGS: dict[str, Callable[[str, object], Any]] = {
     "api_key": _api_key,
     "api_key_file": _path,
     "enabled": _flag,
-    "session_ttl_hours": _period,
-    "cleanup_interval_minutes": _period,
-    "idle_minutes": _period,
+    "session_ttl_hours": arguments.period,
+    "cleanup_interval_minutes": arguments.period,
+    "idle_minutes": arguments.period,
     "max_sessions": _positive_count,
     "state_dir": _path,
     "durability": _durability,
     "outbox_max_mb": arguments.positive_number,
-    "timeout_seconds": _period,
-    "flush_timeout_seconds": _period,
+    "timeout_seconds": arguments.period,
+    "flush_timeout_seconds": arguments.period,
     "agent_id": arguments.identifier,
     "ungrouped": _choice("turns", "all", "ignore"),
     "id_precedence": _names,

@@ -94,7 +94,10 @@ class Conversation(Block):
         )
 
     def fail(self, error: BaseException | str) -> None:
-        """The conversation failed, though no exception leaves the block."""
+        """The conversation failed, though no exception leaves the block.
+
+        Raises TypeError for what is neither an exception nor a str.
+        """
         self._ending |= _failure(error)
 
     def set_message_count(self, message_count: int) -> None:
@@ -148,10 +151,13 @@ class Turn(Block):
         self._attached: Attached | None = None
 
     def fail(self, error: BaseException | str, *, error_type: str | None = None) -> None:
-        """The turn failed, though no exception leaves the block."""
+        """The turn failed, though no exception leaves the block.
+
+        Raises TypeError for what is neither an exception nor a str.
+        """
         given = {} if error_type is None else {"error_type": arguments.text("error_type", error_type)}
-        self._status = TurnStatus.FAILED
         self._error = _failure(error) | given
+        self._status = TurnStatus.FAILED
 
     def cancel(self) -> None:
         """Nobody wanted the answer any more; that is no failure."""
@@ -482,6 +488,8 @@ def _guarded() -> Iterator[None]:
 def _failure(error: BaseException | str) -> dict[str, Any]:
     if isinstance(error, str):
         return {"outcome": Outcome.FAILED, "error_message": error}
+    if not isinstance(error, BaseException):
+        raise TypeError(f"error must be an exception or a str, not {type(error).__name__}")
     return {
         "outcome": Outcome.FAILED,
         "error_type": _qualified_name(type(error)),

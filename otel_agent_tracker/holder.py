@@ -70,7 +70,7 @@ class Synchronous(Holder):
 
         False if that takes longer than `timeout_seconds`; nothing is lost by that.
         """
-        return self._pipeline.flush(arguments.positive_number("timeout_seconds", timeout_seconds))
+        return self._pipeline.flush(arguments.period("timeout_seconds", timeout_seconds))
 
     def close(self) -> None:
         """Let go of the shared pipeline, which flushes for a moment with its last holder. Idempotent."""
@@ -109,7 +109,7 @@ class Asynchronous(Holder):
 
         False if that takes longer than `timeout_seconds`; nothing is lost by that.
         """
-        timeout = arguments.positive_number("timeout_seconds", timeout_seconds)
+        timeout = arguments.period("timeout_seconds", timeout_seconds)
         return await _in_thread(lambda: self._pipeline.flush(timeout))
 
     async def close(self) -> None:

@@ -118,13 +118,11 @@ class _Conversations:
             raise ValueError("feedback needs a quality_score, thumbs or a user_feedback")
         if quality_score is not None and thumbs is not None:
             raise ValueError("feedback takes either a quality_score or thumbs, not both")
-        if thumbs not in (None, "up", "down"):
-            raise ValueError(f"thumbs must be 'up' or 'down', not {thumbs!r}")
         self._pipeline.events.feedback(
             arguments.session_identifier("session_id", session_id),
             source=arguments.member("source", source, FeedbackSource),
             score=None if quality_score is None else arguments.quality("quality_score", quality_score),
-            thumbs=thumbs,
+            thumbs=None if thumbs is None else arguments.choice("thumbs", thumbs, "up", "down"),
             text=None if user_feedback is None else arguments.text("user_feedback", user_feedback),
             name=None if name is None else arguments.text("name", name),
             turn_id=arguments.optional_identifier("turn_id", turn_id),
@@ -142,7 +140,7 @@ class _Conversations:
         return None if seconds is None else seconds / _HOUR
 
     def _set_session_ttl(self, hours: float) -> None:
-        self._pipeline.sessions.ttl_seconds = arguments.positive_number("hours", hours) * _HOUR
+        self._pipeline.sessions.ttl_seconds = arguments.period("hours", hours) * _HOUR
 
     def _session_stats(self) -> dict[str, Any]:
         sessions = self._pipeline.sessions

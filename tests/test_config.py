@@ -61,6 +61,8 @@ WRONG: dict[str, tuple[str, str]] = {
     "cleanup_interval_minutes": ("-1", "a finite number above 0"),
     "idle_minutes": ("nan", "a finite number above 0"),
     "max_sessions": ("1.5", "a whole number"),
+    "state_dir": ("~no-such-user/state", "not begin with the home folder of a user who has none"),
+    "api_key_file": ("~no-such-user/key", "not begin with the home folder of a user who has none"),
     "durability": ("tape", "one of disk, memory"),
     "outbox_max_mb": ("inf", "a finite number above 0"),
     "timeout_seconds": ("soon", "a number"),
@@ -95,7 +97,7 @@ def test_every_setting_is_covered_here() -> None:
     """Settings, fields, keyword options and the tables of these tests know the same names."""
     settings = set(config_module._SETTINGS)
     assert settings - ARGUMENTS_ONLY == set(SETTINGS)
-    assert SETTINGS.keys() - WRONG.keys() == {"api_key_file", "state_dir", "id_precedence"}  # any text is fit
+    assert SETTINGS.keys() - WRONG.keys() == {"id_precedence"}  # any text is fit
     assert settings - {"url", "api_key"} == Options.__annotations__.keys()
     assert settings < {field.name for field in fields(Config)}
 
@@ -162,7 +164,7 @@ def test_a_wrong_variable_is_one_error_and_the_default_stands(
     """The line names the variable and what is accepted; nothing raises."""
     text, accepted = WRONG[name]
     config = from_environ(**{name: text})
-    assert getattr(config, name) == getattr(Config(), name)
+    assert getattr(config, name) == getattr(from_environ(), name)
     assert config.sources[name] == "default"
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
@@ -174,17 +176,21 @@ def test_a_wrong_variable_is_one_error_and_the_default_stands(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"url": "tracker"}, ValueError, "base_url must be a URL such as https://tracker.example.com"),
-        ({"url": "https://"}, ValueError, "base_url must be a URL such as"),
+        ({"url": "tracker"}, ValueError, "https://tracker.example.com; it does not begin with https://"),
+        (
+            {"url": "https://"},
+            ValueError,
+            "base_url must be a URL such as https://tracker.example.com; it has no host",
+        ),
         ({"url": "ftp://tracker"}, ValueError, "base_url must be a URL such as"),
         ({"url": "http://[::1"}, ValueError, "base_url must be a URL such as"),
-        ({"url": "http://host:port"}, ValueError, "base_url must be a URL such as"),
+        ({"url": "http://host:port"}, ValueError, "its host or port cannot be read"),
         ({"url": "https://u:p@host"}, ValueError, "base_url must not hold a user name or password"),
         ({"url": "https://host/?a=1"}, ValueError, "base_url must be a URL without query"),
         ({"url": "https://host/a b"}, ValueError, "base_url must be a URL without query, fragment or spaces"),
         ({"url": "https://ho\x00st"}, ValueError, "base_url must be a URL without"),
         ({"url": 7}, TypeError, "base_url must be a str, not int"),
-        ({"api_key": 7}, TypeError, "api_key must be a str, not int"),
+        ({"api_key": 7}, TypeError, "api_key must be a str, or a function that returns one, not int"),
         ({"session_ttl_hours": "10"}, TypeError, "session_ttl_hours must be a number, not str"),
         ({"session_ttl_hours": math.nan}, ValueError, "session_ttl_hours must be a finite number above 0"),
         ({"session_ttl_hours": 1e308}, ValueError, "session_ttl_hours must be at most 10000000, not 1e+308"),
