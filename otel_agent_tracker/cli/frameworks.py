@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["FRAMEWORKS", "Framework", "Found", "installed_frameworks"]
+__all__ = ["FRAMEWORKS", "Framework", "Found", "installed_frameworks", "version_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,14 @@ class Found:
     version: str
     instrumentation: str
     advice: str
+
+    def tell(self) -> str:
+        """Whether its spans can be seen, in words."""
+        name = f"{self.framework.name} {self.version}"
+        if self.advice:
+            return f"{name} has no instrumentation, and is not seen"
+        note = f"; {self.framework.note}" if self.framework.note else ""
+        return f"{name} is recognised, by spans of {self.instrumentation}{note}"
 
 
 FRAMEWORKS = (

@@ -98,9 +98,4 @@ def _tell(url: str) -> None:
     if not found:
         click.echo("no agent framework that is known is installed beside this command", err=True)
     for each in found:
-        name = f"{each.framework.name} {each.version}"
-        if each.advice:
-            click.echo(f"{name}: not seen, it has no instrumentation; {each.advice}", err=True)
-        else:
-            note = f"; {each.framework.note}" if each.framework.note else ""
-            click.echo(f"{name}: recognised, by spans of {each.instrumentation}{note}", err=True)
+        click.echo(f"{each.tell()}: {each.advice}" if each.advice else each.tell(), err=True)
