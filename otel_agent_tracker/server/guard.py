@@ -119,12 +119,13 @@ class Guard:
         came, key = monotonic(), _given_key(scope)
         if self._keys.is_stale:
             await run_in_threadpool(self._keys.refresh)
-        if key is not None and looks_like_key(key) and self._keys.project_of(key) is None:  # just made, maybe
+        project_id = None if key is None else self._keys.project_of(key)
+        if project_id is None and key is not None and looks_like_key(key):  # just made, maybe
             await run_in_threadpool(self._keys.refresh, came)
+            project_id = self._keys.project_of(key)
         if self._open_to is not None and not self._keys.in_force:
             named = _headers(scope, b"host")
             return self._default_project if _is_one_of(named, self._open_to) else _refuse_host()
-        project_id = None if key is None else self._keys.project_of(key)
         if project_id is None and _is_page(scope):
             project_id = self._project_of_session(scope)
         return demand_key(scope) if project_id is None else project_id
