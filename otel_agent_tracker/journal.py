@@ -157,6 +157,8 @@ class MemoryJournal:
     def close(self) -> None:
         """End the journal, once the worker has stopped; later events are dropped. Idempotent."""
         with self._lock:
+            if self._closed:  # also by a signal handler in the midst of this
+                return
             self._closed = True
             self.counters.dropped += len(self._ring)
             self._ring.clear()

@@ -7,6 +7,7 @@ import resource
 import signal
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -481,6 +482,21 @@ def test_closing_in_the_midst_of_an_append(
     assert journal.append(b"second")
     assert read_all(journal) == [b"first", b"second"]
     assert not journal.append(b"late")
+
+
+def test_closing_in_the_midst_of_closing() -> None:
+    """A signal handler may close a journal that is being closed: what waited in memory is counted as dropped once."""
+
+    class Interrupted(deque[bytes]):
+        def clear(self) -> None:
+            journal.close()
+            super().clear()
+
+    journal = MemoryJournal()
+    journal._ring = Interrupted()
+    journal.append(b"waits")
+    journal.close()
+    assert journal.counters == JournalCounters(appended=1, not_durable=1, dropped=1)
 
 
 def test_closing_while_a_caller_makes_a_segment(
