@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otel_agent_tracker.client import Delivered, Misconfigured, NotOffered, Refused, Result, Retry
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = ["Channel", "Dead", "Done", "Later", "Verdict"]
@@ -24,8 +24,6 @@ MAX_INTERVAL = 60.0
 PAUSE = 60.0
 CAPABILITIES_INTERVAL = 600.0
 REFUSALS_BEFORE_DEATH = 3
-
-_logger = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Channel:
         self._working: set[str] = set()
         self._successes: Counter[str] = Counter()
         self._suspects: dict[str, _Suspect] = {}
-        self._warned_at: dict[str, float] = {}
+        self._log = SparingLog(Log(__name__))
 
     def seconds_to_wait(self, now: float) -> float:
         """How long nothing may be sent; 0 when it may."""
@@ -135,7 +133,9 @@ class Channel:
             case Refused(status, reason):
                 self._open(now)
                 # only the status: what a tracker says of an event may repeat its content
-                self._warn(now, "the tracker refuses events, which are kept as dead letters: %s", str(status))
+                self._log.warning(
+                    now, "the tracker refuses events, which are kept as dead letters: %s", str(status)
+                )
                 return Dead(f"{status} {reason}".strip())
             case NotOffered(_, reason):
                 return self._refuse_path(event_id, path, reason, now)
@@ -148,9 +148,9 @@ class Channel:
         self.probing = True
         self._not_before = max(self._not_before, now + self._delay(failure, now))
         if isinstance(failure, Misconfigured):
-            self._warn(now, "the tracker is not usable, events are kept: %s", failure.reason)
+            self._log.warning(now, "the tracker is not usable, events are kept: %s", failure.reason)
         else:
-            self._warn(now, "the tracker cannot be reached, events are kept: %s", failure.reason)
+            self._log.warning(now, "the tracker cannot be reached, events are kept: %s", failure.reason)
 
     def hold_back(self, failure: Retry | Misconfigured, attempts: int, now: float) -> Later:
         """An event failed by itself: it waits, the longer the more `attempts` it has had, and no other does."""
@@ -161,7 +161,9 @@ class Channel:
 
     def blame_event(self, failure: Retry | Misconfigured, now: float) -> None:
         """An event failed while others got through: the channel is open as before."""
-        self._warn(now, "the tracker takes other events, but not these, which are kept: %s", failure.reason)
+        self._log.warning(
+            now, "the tracker takes other events, but not these, which are kept: %s", failure.reason
+        )
 
     def refuse_batches(self, path: str, reason: str, now: float) -> None:
         """The path of batches is not known any more: events go singly, and what is offered is asked again."""
@@ -220,10 +222,4 @@ class Channel:
 
     def _warn_of_path(self, path: str, reason: str, now: float) -> None:
         message = "the tracker refuses a path, its events are kept; is the URL right? %s"
-        self._warn(now, message, f"{path}: {reason}")
-
-    def _warn(self, now: float, message: str, detail: str) -> None:
-        """One line a minute for each message."""
-        if now >= self._warned_at.get(message, now - PAUSE) + PAUSE:
-            self._warned_at[message] = now
-            _logger.warning(message, detail)
+        self._log.warning(now, message, f"{path}: {reason}")

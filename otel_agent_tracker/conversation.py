@@ -37,7 +37,6 @@ from otel_agent_tracker.turns import Observed, with_observed
 __all__ = ["Conversation", "Turn", "session"]
 
 _logger = Log(__name__)
-_host_told = False
 _Chunk = TypeVar("_Chunk")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -476,13 +475,10 @@ def _within(scope: Scope) -> Iterator[None]:
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Processors and samplers of the host run inside: a mistake of theirs costs the turn its span, no more."""
-    global _host_told
     try:
         yield
-    except Exception as error:
-        if not _host_told:
-            _host_told = True
-            _logger.warning("the host's tracing failed, a turn has no span: %r", error, exc_info=True)
+    except Exception as error:  # noqa: BLE001 - they are the host's own code
+        _logger.warn_once("the host's tracing failed, a turn has no span: %r", error)
 
 
 def _failure(error: BaseException | str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from otel_agent_tracker import metadata as json_copy
 from otel_agent_tracker import semconv, session_id
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import UserIdPolicy
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.redaction import Redactor
 from otel_agent_tracker.semconv import (
@@ -35,7 +35,6 @@ from otel_agent_tracker.sessions import Expired, Session, SessionMap
 
 __all__ = ["Ending", "Events", "TurnReport"]
 
-WARNING_INTERVAL = 60.0  # seconds
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -121,7 +120,7 @@ class Events:
         self._user_id_policy = user_id_policy
         self._default_agent_id = default_agent_id
         self._ending_unknown = RLock()
-        self._warned_at: dict[str, float] = {}
+        self._log = SparingLog(_logger)
 
     def after_fork_in_child(self) -> None:
         """Replace the lock, which another thread may have held in the parent."""
@@ -498,11 +497,7 @@ class Events:
         )
 
     def _warn(self, message: str, detail: str) -> None:
-        """One line a minute for each message."""
-        now = self._clock.monotonic()
-        if now >= self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
-            self._warned_at[message] = now
-            _logger.warning(message, detail)
+        self._log.warning(self._clock.monotonic(), message, detail)
 
     def _now_us(self) -> int:
         return self._clock.time_ns() // 1000

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Log"]
+__all__ = ["Log", "SparingLog"]
+
+INTERVAL = 60.0  # seconds
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -27,12 +30,46 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             self.said.add(message)
             self.warning(message, error, exc_info=error)
 
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+    def log(self, level: int, msg: object, *args: object, stacklevel: int = 1, **kwargs: Any) -> None:
         """Log, if that can be done."""
         if any(_is_closed(handler) for handler in _handlers(self.logger)):
             return
         with suppress(Exception):  # handlers and filters are the host's own code
-            super().log(level, msg, *args, stacklevel=_OF_THE_CALLER, **kwargs)
+            super().log(level, msg, *args, stacklevel=stacklevel + 1, **kwargs)
+
+
+class SparingLog:
+    """Tells each message at most once a minute, whatever its details; `now` is monotonic time in seconds."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._told_at: dict[str, float] = {}
+
+    def warning(
+        self, now: float, message: str, *details: object, exc_info: BaseException | None = None
+    ) -> bool:
+        """Warn, and return True, unless the same message was told less than a minute ago."""
+        return self._tell(now, logging.WARNING, message, details, exc_info)
+
+    def error(
+        self, now: float, message: str, *details: object, exc_info: BaseException | None = None
+    ) -> bool:
+        """As `warning`, for an error."""
+        return self._tell(now, logging.ERROR, message, details, exc_info)
+
+    def _tell(
+        self,
+        now: float,
+        level: int,
+        message: str,
+        details: tuple[object, ...],
+        exc_info: BaseException | None,
+    ) -> bool:
+        if now < self._told_at.get(message, -math.inf) + INTERVAL:
+            return False
+        self._told_at[message] = now
+        self._log.log(level, message, *details, exc_info=exc_info, stacklevel=_OF_THE_CALLER)
+        return True
 
 
 def _handlers(logger: logging.Logger | None) -> Iterator[logging.Handler]:
@@ -46,4 +83,4 @@ def _is_closed(handler: logging.Handler) -> bool:
     return bool(getattr(getattr(handler, "stream", None), "closed", False))
 
 
-_OF_THE_CALLER = 2  # this module's own frame is passed over where a record says its line
+_OF_THE_CALLER = 3  # a record tells the line of who has something to say, not one of this module

@@ -7,6 +7,7 @@ its chance to be set.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +25,12 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, Sta
 from opentelemetry.util import types
 
 from otel_agent_tracker import sdk_private, session_id
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.semconv import VERSION
 
 __all__ = ["EventProvider"]
 
 SCOPE = "otel_agent_tracker"
-LOG_INTERVAL = 60.0  # seconds
 _logger = Log(__name__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _EMPTY = Context()
@@ -63,7 +63,7 @@ class EventProvider:
     ) -> None:
         self._processors = processors
         self._failed = failed
-        self._log_again_at = 0.0
+        self._log = SparingLog(_logger)
         self._resource = resource
         self._ids = _Ids()
         self._tracer: trace.Tracer | None = None
@@ -82,9 +82,7 @@ class EventProvider:
     def tell_failure(self, name: str) -> None:
         """The exception being handled cost an event: tell `failed`, and the log at most once a minute."""
         self._failed(name)
-        if time.monotonic() >= self._log_again_at:
-            self._log_again_at = time.monotonic() + LOG_INTERVAL
-            _logger.exception("an event could not be made: %s", name)
+        self._log.error(time.monotonic(), "an event could not be made: %s", name, exc_info=sys.exception())
 
     def _emit(
         self,

@@ -27,7 +27,7 @@ from otel_agent_tracker.elsewhere import still_unread, unread_elsewhere
 from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.handle import FlushRequest, Snapshot, WorkerHandle
 from otel_agent_tracker.journal import MemoryJournal, Segment
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.replay import replay
 from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.sender_lock import SenderLock
@@ -48,7 +48,6 @@ READ_BYTES_BESIDE_FORKS = 64 * 1024  # each fork waits for a transaction to end;
 LINGER = 0.05  # events come in bursts; storing them together is cheaper for the host too
 FLUSH_POLL = 0.02
 TROUBLE_INTERVAL = 1.0
-WARNING_INTERVAL = 60.0
 LAST_WORDS = 0.1  # for lanes to end once their connections are closed
 MAX_AGENTS = 1000
 
@@ -125,7 +124,7 @@ class Worker:
         self._next_share = self._next_publish = 0.0  # on the real clock: other processes keep no other
         self._next_sweep = self._next_idle_sweep = self._next_prune = 0.0
         self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
-        self._warned_at: dict[str, float] = {}
+        self._log = SparingLog(_logger)
         handle.suspend = self._suspend
 
     def run(self) -> None:
@@ -554,13 +553,7 @@ class Worker:
             self._skipped_told = skipped
 
     def _warn(self, message: str, detail: object, *, trace: Exception | None = None) -> bool:
-        """One line a minute for each message; whether this is one."""
-        now = self._clock.monotonic()
-        if now < self._warned_at.get(message, now - WARNING_INTERVAL) + WARNING_INTERVAL:
-            return False
-        self._warned_at[message] = now
-        _logger.warning(message, detail, exc_info=trace)
-        return True
+        return self._log.warning(self._clock.monotonic(), message, detail, exc_info=trace)
 
     def _finish(self) -> None:
         """Deliver what can be delivered in the time there is; the rest stays on disk."""

@@ -279,7 +279,7 @@ def test_a_mistake_of_the_host_is_told_and_raises_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn whose span cannot be made is a turn all the same; the log says once why it is not seen."""
-    monkeypatch.setattr(conversation_module, "_host_told", False)
+    monkeypatch.setattr(conversation_module._logger, "said", set())
     provider = TracerProvider()
     provider.add_span_processor(Raising("on_start"))
     with (

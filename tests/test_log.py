@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import INTERVAL, Log, SparingLog
 
 NAME = "otel_agent_tracker.something"
 
@@ -37,6 +37,22 @@ def test_a_record_names_logger_and_place(stream: io.StringIO) -> None:
     Log(NAME).log(logging.ERROR, "another")
     where = f"{NAME} test_log.py test_a_record_names_logger_and_place"
     assert stream.getvalue() == f"WARNING {where} a word\nERROR {where} another\n"
+
+
+def test_a_message_is_told_once_a_minute_whatever_its_details(stream: io.StringIO) -> None:
+    """Each message has a minute of its own; who asks is told whether it was told."""
+    log = SparingLog(Log(NAME))
+    told = [
+        log.warning(0.0, "%s waits", "a"),
+        log.warning(INTERVAL - 0.1, "%s waits", "b"),
+        log.error(INTERVAL - 0.1, "%s failed", "c"),
+        log.warning(INTERVAL, "%s waits", "d"),
+    ]
+    where = f"{NAME} test_log.py test_a_message_is_told_once_a_minute_whatever_its_details"
+    assert told == [True, False, True, True]
+    assert stream.getvalue().splitlines() == [
+        *(f"WARNING {where} a waits", f"ERROR {where} c failed", f"WARNING {where} d waits")
+    ]
 
 
 def test_a_handler_that_raises_is_the_hosts(stream: io.StringIO) -> None:

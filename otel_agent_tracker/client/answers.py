@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import islice
+from time import monotonic
 from typing import Any, TypeAlias
 
 import orjson
 
 from otel_agent_tracker.exceptions import TrackerUnavailable
-from otel_agent_tracker.log import Log
+from otel_agent_tracker.log import SparingLog
 from otel_agent_tracker.wire import Capabilities
 
 __all__ = [
@@ -35,8 +36,6 @@ __all__ = [
     "retry_after_seconds",
     "single_result",
 ]
-
-_logger = Log(__name__)
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_EXCERPT_LENGTH = 500
@@ -133,15 +132,15 @@ def batch_results(answer: Answer, event_ids: Sequence[str]) -> Result | list[Res
     return [_event_result(answer, statuses.get(event_id)) for event_id in event_ids]
 
 
-def otlp_result(answer: Answer) -> Result:
+def otlp_result(answer: Answer, log: SparingLog) -> Result:
     """What became of an OTLP/HTTP export, by the OTLP specification's table.
 
     A partial success is final: nothing of it may be sent again. Unlike there, a 404, 405 or 501 blames the
-    address and not the spans.
+    address and not the spans. What was rejected goes to `log`.
     """
     match answer.status:
         case _ if answer.is_success:
-            return _answered_with_a_page() if answer.is_html else _partial_success(answer)
+            return _answered_with_a_page() if answer.is_html else _partial_success(answer, log)
         case 429 | 502 | 503 | 504:
             return Retry(f"status {answer.status}", answer.retry_after)
         case 401 | 403 | 404 | 405 | 501:
@@ -244,7 +243,7 @@ def _event_result(answer: Answer, outcome: tuple[int, str] | None) -> Result:
     return _by_status(status, lambda: excerpt(error, answer.secrets), answer.retry_after)
 
 
-def _partial_success(answer: Answer) -> Result:
+def _partial_success(answer: Answer, log: SparingLog) -> Result:
     if not answer.body or not answer.content_type.lower().startswith("application/x-protobuf"):
         return Delivered()
     # only now: the generated code takes its time to import, and answers are mostly empty
@@ -257,7 +256,7 @@ def _partial_success(answer: Answer) -> Result:
         return Delivered()
     if partial.rejected_spans > 0:
         reason = excerpt(partial.error_message, answer.secrets)
-        _logger.warning("the OTLP endpoint rejected %d spans: %s", partial.rejected_spans, reason)
+        log.warning(monotonic(), "the OTLP endpoint rejected %d spans: %s", partial.rejected_spans, reason)
     return Delivered()
 
 

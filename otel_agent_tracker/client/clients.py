@@ -30,6 +30,7 @@ from otel_agent_tracker.client.calls import ApiKey, Call, Query, Tracker, otlp_c
 from otel_agent_tracker.client.deadline import timeouts
 from otel_agent_tracker.client.routes import Route, Routes, Verify, new_async_pool, new_pool
 from otel_agent_tracker.exceptions import TrackerUnavailable
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.sdk_private import SUPPRESS_INSTRUMENTATION_KEY
 from otel_agent_tracker.wire import Capabilities
 
@@ -65,6 +66,7 @@ class TrackerClient:
         self._idle: defaultdict[Route, list[httpcore.ConnectionPool]] = defaultdict(list)
         self._lock = Lock()
         self._closed = False
+        self._log = SparingLog(Log(__name__))
 
     def prepare(self) -> None:
         """Import and read what the first request would: that request may be made while another thread forks."""
@@ -98,7 +100,7 @@ class TrackerClient:
     def post_otlp(self, url: str, body: bytes, headers: Mapping[str, str]) -> Result:
         """Post an encoded OTLP request to the absolute `url`, with `headers` and without our key."""
         answer = self._ask(otlp_call(url, body, headers))
-        return otlp_result(answer) if isinstance(answer, Answer) else answer
+        return otlp_result(answer, self._log) if isinstance(answer, Answer) else answer
 
     def get(self, path: str, query: Query | None = None) -> dict[str, Any] | None:
         """The JSON object that the tracker answers, unchanged; None on 404; a query's None is left out.
