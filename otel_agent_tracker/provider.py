@@ -202,7 +202,7 @@ def _host_resource() -> Resource:
         return resource
     try:
         return Resource.create()
-    except (RuntimeError, MemoryError):  # it starts threads, and none can be started, as at interpreter exit
+    except Exception:  # noqa: BLE001 - its detectors are other people's, and at exit none of its threads starts
         return _UNNAMED.merge(OTELResourceDetector().detect())
 
 

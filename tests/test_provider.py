@@ -137,6 +137,22 @@ def test_without_the_sdks_provider_the_resource_is_the_environments(
     assert kept.spans[0].resource.attributes["service.name"] == "from-environment"
 
 
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError, MemoryError, AssertionError])
+def test_a_broken_resource_detector_costs_the_resource_and_no_event(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The environment still names the service."""
+
+    def broken() -> Resource:
+        raise error("a detector")
+
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=named")
+    monkeypatch.setattr(Resource, "create", broken)
+    with host_provider(trace.NoOpTracerProvider()):
+        emit(EventProvider([kept]))
+    assert kept.spans[0].resource.attributes["service.name"] == "named"
+
+
 # --- life ---------------------------------------------------------------------------------------------------
 
 
