@@ -6,6 +6,7 @@ endpoint is the destination, the encoded span. JSON as orjson writes it holds no
 
 from __future__ import annotations
 
+from itertools import product
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -57,8 +58,7 @@ class Entry(NamedTuple):
         if not (
             isinstance(fields, list)
             and isinstance(request, dict)
-            and len(fields) >= len(_HEAD)  # the next release may add some
-            and all(isinstance(field, kind) for field, kind in zip(fields, _HEAD, strict=False))
+            and tuple(map(type, fields[:_FIELDS])) in _HEADS  # the next release may add some
         ):
             raise ValueError("the frame holds no entry of this release")
         event, event_id, path, agent_id, time_us, session_id, service, lacks, *_ = fields
@@ -72,14 +72,9 @@ class Entry(NamedTuple):
         return self.session_id or self.agent_id
 
 
-_HEAD: tuple[type | tuple[type, ...], ...] = (
-    str,
-    str,
-    str,
-    str,
-    int,
-    (str, NoneType),
-    (dict, NoneType),
-    list,
-)
-"""The types of the fields in a frame's first line."""
+_HEADS = {
+    (str, str, str, str, int, session_id, service, list)
+    for session_id, service in product((str, NoneType), (dict, NoneType))
+}
+"""The types that the fields in a frame's first line may have."""
+_FIELDS = 8

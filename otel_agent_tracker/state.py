@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, groupby, islice, product
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, TypeVar
@@ -37,6 +37,7 @@ _RESERVED_PAGES = (
     768  # beyond the limit: a batch that reaches over it, and what deliveries note of their rows
 )
 _BEYOND_COUNTING = 1 << 62
+_MOST_VALUES = 800  # in one statement; builds of SQLite before 3.32 take 999
 
 _Values = TypeVar("_Values", bound=NamedTuple)
 
@@ -274,11 +275,11 @@ class State:
 
     def set_offsets(self, offsets: Iterable[tuple[str, int]]) -> None:
         """Remember how far segments have been read; what has been read further stays so."""
-        self._connection.executemany(_PUT_OFFSET, offsets)
+        self._at_once(_PUT_OFFSET, offsets)
 
     def forget_segments(self, segments: Iterable[str]) -> None:
         """Segments were deleted."""
-        self._connection.executemany("DELETE FROM journal WHERE segment = ?", [(name,) for name in segments])
+        self._at_once("DELETE FROM journal WHERE segment IN (VALUES {})", ((name,) for name in segments))
 
     # --- sessions -------------------------------------------------------------------------------------------
 
@@ -288,22 +289,7 @@ class State:
         An inferred end that activity has overtaken is none; nor is one before a turn, which opened the next
         conversation.
         """
-        seq = self._next_seq()
-        self._connection.executemany(
-            _PUT_SESSION,
-            [
-                (
-                    *row,
-                    self._writer,
-                    seq,
-                    row.session_id,
-                    row.start_us,
-                    row.last_turn_us,
-                    row.last_activity_us,
-                )
-                for row in rows
-            ],
-        )
+        self._at_once(_PUT_SESSION, rows, self._writer, self._next_seq())
 
     def session(self, session_id: str) -> SessionRow | None:
         """The open session of that id."""
@@ -318,13 +304,10 @@ class State:
         if not tombstones:
             return
         seq = self._next_seq()
-        self._connection.executemany(
-            "DELETE FROM sessions WHERE session_id = ? AND max(start_us, last_turn_us) <= ?",
-            [(tombstone.session_id, tombstone.end_us) for tombstone in tombstones],
-        )
-        for each in tombstones:
-            if self._connection.execute(_PUT_TOMBSTONE, (*each, self._writer, seq)).rowcount:
-                self._uncommitted[f"ended.{each.ended_by}.{each.outcome}"] += 1
+        self._at_once(_CLOSE_SESSION, ((each.session_id, each.end_us) for each in tombstones))
+        for way, alike in groupby(tombstones, lambda each: f"ended.{each.ended_by}.{each.outcome}"):
+            rows = [(*each, self._writer, seq) for each in alike]
+            self._uncommitted[way] += self._at_once(_PUT_TOMBSTONE, rows)
 
     def tombstone(self, session_id: str) -> Tombstone | None:
         """What is remembered of the newest ended conversation of the session."""
@@ -393,9 +376,7 @@ class State:
         """
         if rows:
             self._check_room()
-        before = self._connection.total_changes
-        self._connection.executemany(_ACCEPT, rows)
-        self._count("accepted", self._connection.total_changes - before)
+        self._count("accepted", self._at_once(_ACCEPT, rows))
 
     def count_dropped(self, dropped: Mapping[str, int]) -> None:
         """Events of these kinds were offered and could not be kept."""
@@ -457,9 +438,8 @@ class State:
 
     def delivered(self, ids: Sequence[int]) -> None:
         """The tracker has acknowledged these rows."""
-        before = self._connection.total_changes
-        self._connection.executemany("DELETE FROM outbox WHERE id = ?", [(row_id,) for row_id in ids])
-        self._count("delivered", self._connection.total_changes - before)
+        rows = ((row_id,) for row_id in ids)
+        self._count("delivered", self._at_once("DELETE FROM outbox WHERE id IN (VALUES {})", rows))
 
     def rewrite(self, row_id: int, body: bytes) -> None:
         """The event of this row is told with more in it."""
@@ -467,10 +447,8 @@ class State:
 
     def note_attempts(self, ids: Sequence[int], reason: str) -> None:
         """These rows were sent and not acknowledged."""
-        self._connection.executemany(
-            "UPDATE outbox SET attempts = attempts + 1, reason = ? WHERE id = ?",
-            [(reason, row_id) for row_id in ids],
-        )
+        rows = ((row_id,) for row_id in ids)
+        self._at_once(_NOTE_ATTEMPTS, rows, reason)
 
     def dead_letter(self, row_id: int, reason: str) -> None:
         """The tracker refuses this row for good; it is kept, with the reason, until it is retried or purged."""
@@ -560,19 +538,18 @@ class State:
             self.set_offsets(
                 _written(rows_from_both_ends(other, "journal", "segment, read_to", "segment"), _OFFSET)
             )
-            for row in _found(other, "tombstones", Tombstone):
-                self._connection.execute(_PUT_TOMBSTONE, (*row, self._writer, self._next_seq()))
+            seq = self._next_seq()
+            ended = _found(other, "tombstones", Tombstone)
+            self._at_once(_PUT_TOMBSTONE, ((*row, self._writer, seq) for row in ended))
             self.put_sessions(_found(other, "sessions", SessionRow))
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO rollups (session_id, summary) VALUES (?, ?)",
+            self._at_once(
+                "INSERT OR IGNORE INTO rollups (session_id, summary) VALUES {}",
                 _written(
                     rows_from_both_ends(other, "rollups", "session_id, summary", "session_id"), _ROLL_UP
                 ),
             )
-            before = self._connection.total_changes
             rows = _written(rows_by_id(other, "outbox", ", ".join(_CARRIED)), _CARRIED_TYPES)
-            self._connection.executemany(_TAKE_OVER, (row for row in rows if row[-1] in (0, 1)))
-            came = self._connection.total_changes - before
+            came = self._at_once(_TAKE_OVER, (row for row in rows if row[-1] in (0, 1)))
             self._add("accepted", came)
             counters = rows_from_both_ends(other, "counters", "name, value", "name")
             sound = (
@@ -598,6 +575,21 @@ class State:
         lost = max(0, counters.get("accepted", 0) - sum(history.values()) - came)
         self._add("accepted", lost)
         self._add("dropped.damaged", lost)
+
+    def _at_once(self, statement: str, rows: Iterable[Sequence[object]], *more: object) -> int:
+        """Run `statement`, with ``{}`` for the values of many rows, as few times as can be; how many rows it changed.
+
+        SQLite gives up the GIL in each step, and from a busy host it comes back slowly: with a statement for each row
+        the worker would mostly wait. `more` are the values behind those of the rows.
+        """
+        before, remaining = self._connection.total_changes, iter(rows)
+        for first in remaining:
+            most = max(1, (_MOST_VALUES - len(more)) // len(first))
+            some = [first, *islice(remaining, most - 1)]
+            marks = f"({', '.join('?' * len(first))})"
+            values = (*chain.from_iterable(some), *more)
+            self._connection.execute(statement.format(", ".join([marks] * len(some))), values)
+        return self._connection.total_changes - before
 
     @contextmanager
     def _one_look(self) -> Iterator[None]:
@@ -690,10 +682,12 @@ _SELECT_TOMBSTONE = f"SELECT {', '.join(Tombstone._fields)} FROM tombstones"
 _SELECT_ROW = f"SELECT {', '.join(OutboxRow._fields)} FROM outbox"
 
 _PUT_SESSION = f"""
-INSERT INTO sessions ({", ".join(SessionRow._fields)}, writer, seq) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+WITH new ({", ".join(SessionRow._fields)}) AS (VALUES {{}})
+INSERT INTO sessions ({", ".join(SessionRow._fields)}, writer, seq) SELECT new.*, ?, ? FROM new
 WHERE NOT EXISTS (
     SELECT 1 FROM tombstones
-    WHERE session_id = ? AND end_us >= max(?, ?) AND (ended_by = 'call' OR end_us >= ?)
+    WHERE tombstones.session_id = new.session_id AND end_us >= max(new.start_us, new.last_turn_us)
+    AND (ended_by = 'call' OR end_us >= new.last_activity_us)
 )
 ON CONFLICT (session_id) DO UPDATE SET
     agent_id = excluded.agent_id,
@@ -706,8 +700,16 @@ WHERE excluded.last_activity_us >= sessions.last_activity_us
 """
 """What starts after all that was known is the next conversation, though nobody may have told yet that one ended."""
 
+_CLOSE_SESSION = """
+WITH ended (session_id, end_us) AS (VALUES {})
+DELETE FROM sessions WHERE session_id IN (
+    SELECT session_id FROM ended JOIN sessions AS open USING (session_id)
+    WHERE max(open.start_us, open.last_turn_us) <= ended.end_us
+)
+"""
+
 _PUT_TOMBSTONE = f"""
-INSERT INTO tombstones ({", ".join(Tombstone._fields)}, writer, seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO tombstones ({", ".join(Tombstone._fields)}, writer, seq) VALUES {{}}
 ON CONFLICT (session_id) DO UPDATE SET
     agent_id = excluded.agent_id, start_us = excluded.start_us, end_us = excluded.end_us,
     outcome = excluded.outcome, ended_by = excluded.ended_by, quality = excluded.quality,
@@ -723,7 +725,7 @@ END
 """Of two conversations the newer is remembered; of two ends of one that which the outcome rules prefer."""
 
 _PUT_OFFSET = """
-INSERT INTO journal (segment, read_to) VALUES (?, ?)
+INSERT INTO journal (segment, read_to) VALUES {}
 ON CONFLICT (segment) DO UPDATE SET read_to = max(read_to, excluded.read_to)
 """
 
@@ -734,12 +736,16 @@ AND session_id NOT IN (SELECT lane FROM outbox WHERE dead = 0)
 """
 
 _ACCEPT = """
-INSERT OR IGNORE INTO outbox (event_id, event, path, lane, body, service, otlp, time_us)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT OR IGNORE INTO outbox (event_id, event, path, lane, body, service, otlp, time_us) VALUES {}
+"""
+
+_NOTE_ATTEMPTS = """
+WITH tried (id) AS (VALUES {})
+UPDATE outbox SET attempts = attempts + 1, reason = ? WHERE id IN tried
 """
 
 _CARRIED = (*(name for name in OutboxRow._fields if name != "id"), "dead")
-_TAKE_OVER = f"INSERT OR IGNORE INTO outbox ({', '.join(_CARRIED)}) VALUES ({', '.join('?' * len(_CARRIED))})"
+_TAKE_OVER = f"INSERT OR IGNORE INTO outbox ({', '.join(_CARRIED)}) VALUES {{}}"
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
