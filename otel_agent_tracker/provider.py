@@ -34,6 +34,7 @@ SCOPE = "otel_agent_tracker"
 _logger = Log(__name__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _EMPTY = Context()
+_RECORDED = SamplingResult(Decision.RECORD_AND_SAMPLE)
 _UNNAMED = Resource({SERVICE_NAME: "unknown_service"})
 
 
@@ -102,10 +103,10 @@ class EventProvider:
         span = tracer.start_span(
             name,
             _parent(trace_id, parent_span_id),
-            attributes=attributes,
             links=_ambient_link(),
             start_time=start_us * 1000,
         )
+        sdk_private.set_clean_attributes(span, attributes)
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(end_us * 1000)
@@ -155,7 +156,7 @@ class _Ids(threading.local, IdGenerator):
 
 
 class _RecordAll(Sampler):
-    """ALWAYS_ON, but for what that one spends on every span to copy the attributes."""
+    """ALWAYS_ON, but for what that one spends on every span to look at its parent."""
 
     def should_sample(
         self,
@@ -167,17 +168,10 @@ class _RecordAll(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: trace.TraceState | None = None,
     ) -> SamplingResult:
-        return _Recorded(attributes)
+        return _RECORDED
 
     def get_description(self) -> str:
         return "AlwaysOnSampler"
-
-
-class _Recorded(SamplingResult):
-    def __init__(self, attributes: types.Attributes) -> None:
-        self.decision = Decision.RECORD_AND_SAMPLE
-        self.attributes = attributes  # type: ignore[assignment]  # any mapping will do; a proxy would cost a copy
-        self.trace_state = None
 
 
 def _parent(trace_id: int, span_id: int | None) -> Context:

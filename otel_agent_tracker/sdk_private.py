@@ -12,6 +12,7 @@ from opentelemetry import context
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span
 
 __all__ = [
     "SUPPRESS_INSTRUMENTATION_KEY",
@@ -20,6 +21,7 @@ __all__ = [
     "enable",
     "processors_of",
     "scope_of",
+    "set_clean_attributes",
     "shut_down",
     "tracers_of",
 ]
@@ -36,8 +38,21 @@ def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
     The SDK's own mapping spends an exception on each attribute that is asked for and not there, on a caller's
     thread. Without the private name a copy is made.
     """
-    found = getattr(getattr(span, "_attributes", None), "_dict", None)
-    return found if isinstance(found, dict) else dict(span.attributes or {})
+    found = _dict_behind(span)
+    return dict(span.attributes or {}) if found is None else found
+
+
+def set_clean_attributes(span: Span, attributes: Mapping[str, Any]) -> None:
+    """Set attributes whose keys and values need no check, on a span of a provider without limits.
+
+    The SDK looks at each value again and copies all of them twice, on a caller's thread. Without the private name
+    it does so.
+    """
+    found = _dict_behind(span)
+    if found is None:
+        span.set_attributes(attributes)
+    else:
+        found.update(attributes)
 
 
 def detach(token: Token[Context]) -> None:
@@ -98,3 +113,9 @@ def scope_of(tracer: Tracer) -> str:
     scope = getattr(tracer, "_instrumentation_scope", None)
     name = getattr(scope, "name", "")
     return name if isinstance(name, str) else ""
+
+
+def _dict_behind(span: ReadableSpan | Span) -> dict[str, Any] | None:
+    """The plain dict that a span keeps its attributes in."""
+    found = getattr(getattr(span, "_attributes", None), "_dict", None)
+    return found if isinstance(found, dict) else None

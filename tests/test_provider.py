@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tra
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
+from otel_agent_tracker import sdk_private
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.semconv import VERSION
 from tests.event_spans import RESOURCE, Kept
@@ -83,6 +84,22 @@ def test_attributes_are_neither_cut_nor_counted(kept: Kept, monkeypatch: pytest.
     attributes = {f"key {number}": "x" * 1000 for number in range(500)}
     emit(EventProvider([kept]), attributes=attributes)
     assert kept.spans[0].attributes == attributes
+
+
+@pytest.mark.parametrize("has_private_name", [True, False])
+def test_attributes_are_set_with_and_without_the_sdks_private_name(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, has_private_name: bool
+) -> None:
+    """Each span has its own, and nobody can change them once it has ended."""
+    if not has_private_name:
+        monkeypatch.setattr(sdk_private, "_dict_behind", lambda span: None)
+    provider = EventProvider([kept], resource=RESOURCE)
+    given: dict[str, Any] = {"text": "x" * 5000, "number": 7, "many": ("a", "b")}
+    emit(provider, attributes=given)
+    emit(provider, attributes={"other": True})
+    assert [dict(span.attributes or {}) for span in kept.spans] == [given, {"other": True}]
+    with pytest.raises(TypeError):
+        kept.spans[0].attributes["text"] = ""  # type: ignore[index]  # on purpose
 
 
 def test_processors_run_in_order_on_the_calling_thread(kept: Kept) -> None:
