@@ -21,13 +21,6 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import otel_agent_tracker
 
-provider = TracerProvider()
-trace.set_tracer_provider(provider)
-tracker = otel_agent_tracker.install(provider)
-set_trace_processors([])  # the SDK would send its traces to OpenAI as well
-for instrumentation in entry_points(group="opentelemetry_instrumentor"):
-    instrumentation.load()().instrument(tracer_provider=provider)
-
 
 def weather(city: str) -> str:
     """Tell the weather in a city."""
@@ -35,7 +28,7 @@ def weather(city: str) -> str:
 
 
 agent = Agent(
-    name="weather-bot", instructions="Be brief.", model="gpt-4o-mini", tools=[function_tool(weather)]
+    name="weather_bot", instructions="Be brief.", model="gpt-4o-mini", tools=[function_tool(weather)]
 )
 sessions: dict[str, SQLiteSession] = {}
 
@@ -77,6 +70,17 @@ async def main() -> None:
     print()
 
 
+def observe() -> otel_agent_tracker.AgentPerformanceTracker:
+    """Make a provider and have its spans read; `otel-agent-tracker run` does that with no code."""
+    set_trace_processors([])  # the SDK would send its traces to OpenAI as well
+    provider = TracerProvider()
+    trace.set_tracer_provider(provider)
+    for instrumentation in entry_points(group="opentelemetry_instrumentor"):
+        instrumentation.load()().instrument(tracer_provider=provider)
+    return otel_agent_tracker.install(provider)
+
+
 if __name__ == "__main__":
+    tracker = observe()
     asyncio.run(main())
     tracker.flush()

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from pydantic_ai import Agent, InstrumentationSettings, ModelMessage
+from pydantic_ai import Agent, ModelMessage
 
 import otel_agent_tracker
 
-provider = TracerProvider()
-tracker = otel_agent_tracker.install(provider)
-Agent.instrument_all(InstrumentationSettings(tracer_provider=provider))
+Agent.instrument_all()  # Pydantic AI makes spans when it is told to
 
 
 def weather(city: str) -> str:
@@ -26,7 +25,7 @@ def weather(city: str) -> str:
     return f"It is sunny in {city}."
 
 
-agent = Agent("openai-chat:gpt-4o-mini", name="weather-bot", instructions="Be brief.", tools=[weather])
+agent = Agent("openai-chat:gpt-4o-mini", name="weather_bot", instructions="Be brief.", tools=[weather])
 history: dict[str, list[ModelMessage]] = {}
 
 
@@ -63,6 +62,14 @@ async def main() -> None:
     print()
 
 
+def observe() -> otel_agent_tracker.AgentPerformanceTracker:
+    """Make a provider and have its spans read; `otel-agent-tracker run` does that with no code."""
+    provider = TracerProvider()
+    trace.set_tracer_provider(provider)
+    return otel_agent_tracker.install(provider)
+
+
 if __name__ == "__main__":
+    tracker = observe()
     asyncio.run(main())
     tracker.flush()

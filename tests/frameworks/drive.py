@@ -31,6 +31,9 @@ HOUR = 3600.0
 class Example(Protocol):
     """What every example of a framework has."""
 
+    def observe(self) -> otel_agent_tracker.AgentPerformanceTracker:
+        """Have the spans read."""
+
     def answer(self, conversation: str, question: str) -> str:
         """One turn of a conversation."""
 
@@ -59,11 +62,12 @@ def main(name: str, *options: str) -> None:
     """Play all scenarios, one after another."""
     passing = _Passing()
     substitute(Pipeline(resolve({}), clock=passing.clock))
-    player = _Player(cast(Example, import_module(name)), in_session="--in-session" in options)
-    player.play()
+    example = cast(Example, import_module(name))
+    tracker = example.observe()
+    _Player(example, in_session="--in-session" in options).play()
     gc.collect()  # what was abandoned ends when it is collected, at the latest
     passing.pass_by(HOUR)
-    assert otel_agent_tracker.install().flush(30.0)
+    assert tracker.flush(30.0)
 
 
 class _Player:

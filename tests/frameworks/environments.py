@@ -47,7 +47,7 @@ def _make(pair: Pair, newest: bool) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     _uv("venv", "--python", sys.executable, str(folder))
     python = str(python_of(pair, newest=newest))
-    _uv("pip", "install", "--python", python, *until, "--editable", str(ROOT), *wanted)
+    _uv("pip", "install", "--python", python, *until, "--editable", f"{ROOT}[auto]", *wanted)
     ready.write_text(contents, encoding="utf-8")
     took = f"{pair.name:30} made in {time.monotonic() - began:.1f} s"
     return took + (f": {_versions(pair)}" if newest else "")
@@ -71,8 +71,7 @@ def _versions(pair: Pair) -> str:
 
 def _own_dependencies() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    dependencies: list[str] = project["dependencies"]
-    return dependencies
+    return [*project["dependencies"], *project["optional-dependencies"]["auto"]]
 
 
 def _folder(pair: Pair, newest: bool) -> Path:

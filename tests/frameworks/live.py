@@ -33,6 +33,7 @@ from tests.frameworks.table import PAIRS, Pair
 Json = dict[str, Any]
 
 LONGEST = 120.0  # seconds, on a machine that does other things as well
+NOWHERE = "http://127.0.0.1:9"
 SERVICE = "weather-service"
 DATABASE = "tracker.sqlite3"
 _opening = threading.Lock()  # the library that migrates databases bears one thread at a time
@@ -67,10 +68,11 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A framework's scenarios, and its example as a user runs it."""
+    """A framework's scenarios, and its example as users run it: with the code that it shows, and with none."""
 
     scenarios: Future[Heard]
     example: Future[Heard]
+    no_code: Future[Heard]
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +92,11 @@ def played(
 
     def start(pair: Pair) -> Played:
         options = () if pair.conversation_id else ("--in-session",)
+        bare = f"import asyncio; from examples.{pair.example} import main; asyncio.run(main())"
         return Played(
-            hear(pair, "-m", "tests.frameworks.drive", f"examples.{pair.example}", *options),
-            hear(pair, f"examples/{pair.example}.py"),
+            hear(pair, "python", "-m", "tests.frameworks.drive", f"examples.{pair.example}", *options),
+            hear(pair, "python", f"examples/{pair.example}.py"),
+            hear(pair, "otel-agent-tracker", "run", "--", "python", "-c", bare),
         )
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -119,7 +123,7 @@ def _hear(pair: Pair, folder: Path, *command: str) -> Heard:
         tracker = Server(port=0, database=str(folder / DATABASE))
     with StubModel() as model, tracker as server:
         process = subprocess.run(
-            [str(python), *command],
+            [str(python.with_name(command[0])), *command[1:]],
             cwd=ROOT,
             env=_environment(server, model, folder),
             capture_output=True,
@@ -136,11 +140,13 @@ def _environment(server: Server, model: StubModel, folder: Path) -> dict[str, st
     return known | {
         "AGENT_TRACKER_URL": server.url,
         "AGENT_TRACKER_STATE_DIR": str(folder / "state"),
+        "AGENT_TRACKER_FLUSH_TIMEOUT_SECONDS": str(LONGEST),  # a process that ends leaves nothing to the next
         "OTEL_SERVICE_NAME": SERVICE,
         "OPENAI_BASE_URL": f"{model.url}/v1",
         "OPENAI_API_KEY": "of the stub",
         "GOOGLE_GEMINI_BASE_URL": model.url,
         "GOOGLE_API_KEY": "of the stub",
+        "HTTPS_PROXY": NOWHERE,  # some frameworks report to their makers
         "PYTHONPATH": str(ROOT),
     }
 
@@ -225,13 +231,14 @@ def test_nothing_else_is_told(pair: Pair, heard: Heard) -> None:
 
 def test_the_agent_is_named(pair: Pair, heard: Heard) -> None:
     """By its own name; or by the service's where the turn's span bears a name that the framework gives to all."""
-    expected = "weather-bot" if pair.names_agent else SERVICE
+    expected = "weather_bot" if pair.names_agent else SERVICE
     assert {turn["agent_id"] for turns in heard.turns.values() for turn in turns} == {expected}
 
 
-def test_the_example_runs(pair: Pair, played: dict[str, Played]) -> None:
-    """As a user runs it: three answers, and three turns in the tracker, of one conversation if the id is shown."""
-    told = played[pair.name].example.result()
+@pytest.mark.parametrize("way", ["example", "no_code"])
+def test_the_example_runs(way: str, pair: Pair, played: dict[str, Played]) -> None:
+    """As users run it: three answers, and three turns in the tracker, of one conversation if the id is shown."""
+    told: Heard = getattr(played[pair.name], way).result()
     assert told.printed.count("These are ten words") == 3
     counts = sorted(len(turns) for turns in told.turns.values())
     assert counts == ([3] if pair.conversation_id else [1, 1, 1])

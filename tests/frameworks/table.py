@@ -44,6 +44,7 @@ class Pair:
 
 _OPENAI_AGENTS = "openai-agents==0.24.0"
 _GENAI_OPENAI = "opentelemetry-instrumentation-genai-openai==1.3b0"
+_LANGGRAPH = ("langgraph==1.2.24", "langchain==1.5.2", "langchain-openai==1.7.4")
 
 PAIRS = (
     Pair(
@@ -86,6 +87,24 @@ PAIRS = (
         example="with_openai_agents",
         conversation_id=None,
         names_agent=False,
+    ),
+    Pair(
+        name="langgraph-official",
+        framework="LangGraph",
+        instrumentation="OpenTelemetry",
+        packages=(*_LANGGRAPH, "opentelemetry-instrumentation-genai-langchain==1.3b0"),
+        example="with_langgraph",
+        conversation_id="`thread_id` of the configuration",
+        abandoned=TurnStatus.CANCELLED,
+    ),
+    Pair(
+        name="langgraph-openinference",
+        framework="LangGraph",
+        instrumentation="OpenInference",
+        packages=(*_LANGGRAPH, "openinference-instrumentation-langchain==0.1.80"),
+        example="with_langgraph",
+        conversation_id="`thread_id` of the configuration",
+        abandoned=TurnStatus.CANCELLED,
     ),
 )
 """In the order of the documentation's table."""
