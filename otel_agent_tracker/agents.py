@@ -104,7 +104,7 @@ class AgentSpanProcessor(SpanProcessor):
         self._tell(self._assembly.release())
 
     def _start(self, span: Span, values: Context) -> None:
-        has_more = len(values) > 1  # than the current span: our blocks put two values into it
+        has_more = len(values) > 1  # than the current span: `scope.py` puts two values into it
         scope = current_scope(values) if has_more else None
         attributes = attributes_of(span)
         if scope is not None and semconv.SESSION_ID not in attributes:

@@ -30,7 +30,7 @@ from otel_agent_tracker.agents import watch
 from otel_agent_tracker.events import Ending, TurnReport
 from otel_agent_tracker.log import Log
 from otel_agent_tracker.pipeline import Pipeline
-from otel_agent_tracker.scope import Attached, Block, Scope, current_scope, with_scope
+from otel_agent_tracker.scope import Attached, Block, Scope, Stepwise, current_scope, with_scope
 from otel_agent_tracker.semconv import VERSION, FeedbackSource, Outcome, TurnStatus
 from otel_agent_tracker.turns import Observed, with_observed
 
@@ -213,41 +213,41 @@ class Turn(Block):
     # --- streams --------------------------------------------------------------------------------------------
 
     def _stream(self, chunks: Iterator[_Chunk]) -> Generator[_Chunk, None, None]:
+        inside = Stepwise(self._context)
         try:
             while True:
-                attached = Attached(self._context)
                 try:
-                    chunk = next(chunks)
+                    with inside:
+                        chunk = next(chunks)
                 except StopIteration:
                     break
-                finally:
-                    attached.detach()
                 self._note_chunk()
                 yield chunk
         except BaseException as error:
             self._take_in(error)
             raise
         finally:
-            _close(chunks)
+            with inside:
+                _close(chunks)
             self._end_stream()
 
     async def _astream(self, chunks: AsyncIterator[_Chunk]) -> AsyncGenerator[_Chunk, None]:
+        inside = Stepwise(self._context)
         try:
             while True:
-                attached = Attached(self._context)
                 try:
-                    chunk = await anext(chunks)
+                    with inside:
+                        chunk = await anext(chunks)
                 except StopAsyncIteration:
                     break
-                finally:
-                    attached.detach()
                 self._note_chunk()
                 yield chunk
         except BaseException as error:
             self._take_in(error)
             raise
         finally:
-            await _aclose(chunks)
+            with inside:
+                await _aclose(chunks)
             self._end_stream()
 
     def _note_chunk(self) -> None:
@@ -415,9 +415,9 @@ class _AsyncStream(AsyncIterator[_Chunk]):
 class session(Block):  # noqa: N801 - a context manager that reads as a word
     """Everything inside belongs to this session: every span of every library gets its ids.
 
-    A context manager and a decorator, sync and async, though not of generator functions; it starts and ends
-    nothing. Raises ValueError or TypeError
-    for ids that are not accepted.
+    A context manager and a decorator, sync and async, of functions and of generator functions, so that
+    ``session(chat_id)(answer)(question)`` is the stream that ``answer(question)`` is; it starts and ends nothing.
+    Raises ValueError or TypeError for ids that are not accepted.
     """
 
     def __init__(self, session_id: str, user_id: str | None = None, agent_id: str | None = None) -> None:
@@ -436,30 +436,71 @@ class session(Block):  # noqa: N801 - a context manager that reads as a word
         self._attached.pop().detach()
 
     def __call__(self, function: _Function) -> _Function:
-        """The function, run inside the session at each call.
+        """The function, run inside the session at each call; what it is, a coroutine or generator function, it stays.
 
-        Raises TypeError for a generator function: its code runs between the calls.
+        A generator's steps run inside, whoever takes them; whoever takes them stays outside.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"@session would leave what {function!r} yields outside: it is a generator function; "
-                "write `with session(...):` inside it"
-            )
-        scope = self._scope
-        if inspect.iscoroutinefunction(function):
+        decorate = next((each for is_one, each in _DECORATIONS if is_one(function)), _inside)
+        return cast("_Function", functools.wraps(function)(decorate(self._scope, function)))
 
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                with _within(scope):
-                    return await function(*args, **kwargs)
 
-            return cast("_Function", functools.wraps(function)(run_async))
+def _inside(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _within(scope):
+            return function(*args, **kwargs)
 
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with _within(scope):
-                return function(*args, **kwargs)
+    return run
 
-        return cast("_Function", run)
+
+def _coroutine_inside(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        with _within(scope):
+            return await function(*args, **kwargs)
+
+    return run
+
+
+def _generator_inside(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        watch()
+        return (yield from _Steps(function(*args, **kwargs), Stepwise(with_scope(scope))))
+
+    return run
+
+
+def _async_generator_inside(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        watch()
+        inside, steps = Stepwise(with_scope(scope)), function(*args, **kwargs)
+        step = steps.asend(None)
+        while True:
+            try:
+                with inside:
+                    item = await step
+            except StopAsyncIteration:
+                return
+            try:
+                step = steps.asend((yield item))
+            except BaseException as error:  # noqa: BLE001 - it is the generator's to take, and to raise again
+                step = steps.athrow(error)
+
+    return run
+
+
+class _Steps(Generator[Any, Any, Any]):
+    """A generator whose steps are taken inside."""
+
+    def __init__(self, generator: Generator[Any, Any, Any], inside: Stepwise) -> None:
+        self._generator = generator
+        self._inside = inside
+
+    def send(self, value: Any) -> Any:
+        with self._inside:
+            return self._generator.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        with self._inside:
+            return self._generator.throw(*error)
 
 
 @contextmanager
@@ -479,6 +520,13 @@ def _guarded() -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - they are the host's own code
         _logger.warn_once("the host's tracing failed, a turn has no span: %r", error)
+
+
+_DECORATIONS: tuple[tuple[Callable[[object], bool], Callable[..., Callable[..., Any]]], ...] = (
+    (inspect.iscoroutinefunction, _coroutine_inside),
+    (inspect.isgeneratorfunction, _generator_inside),
+    (inspect.isasyncgenfunction, _async_generator_inside),
+)
 
 
 def _failure(error: BaseException | str) -> dict[str, Any]:

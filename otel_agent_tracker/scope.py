@@ -11,7 +11,7 @@ from opentelemetry.context import Context
 
 from otel_agent_tracker import sdk_private
 
-__all__ = ["Attached", "Block", "Scope", "current_scope", "with_scope"]
+__all__ = ["Attached", "Block", "Scope", "Stepwise", "current_scope", "with_scope"]
 
 _KEY = context.create_key("agent-tracker-scope")
 _TOP = context.create_key("agent-tracker-attached")
@@ -71,6 +71,27 @@ class Attached:
 def _top() -> Attached | None:
     """The last one that is in the current Context."""
     return cast("Attached | None", context.get_value(_TOP))
+
+
+class Stepwise:
+    """A Context for code that pauses, as a generator does: each step goes on in what the one before it left.
+
+    So a span that the code has made current stays so inside, and whoever takes the steps sees nothing of it.
+    """
+
+    def __init__(self, begun_in: Context) -> None:
+        self._context = context.set_value(_TOP, None, begun_in)  # blocks left inside go back no further
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        """Begin a step; the next may be taken in another task or thread."""
+        self._token = context.attach(self._context)
+
+    def __exit__(self, *error: object) -> None:
+        token, self._token = self._token, None
+        self._context = context.get_current()
+        if token is not None:
+            sdk_private.detach(token)
 
 
 class Block:

@@ -78,6 +78,23 @@ def test_spans_inside_a_session_are_stamped(host: Host) -> None:
     assert spans["c"].attributes == {}
 
 
+def test_spans_of_a_generator_inside_a_session_are_stamped(host: Host) -> None:
+    """At each of its steps; its reader's are not."""
+
+    @session("thread-7")
+    def answer() -> Iterator[None]:
+        for name in "ab":
+            host.tracer.start_span(name).end()
+            yield
+
+    for number, _ in enumerate(answer()):
+        host.tracer.start_span(f"reader {number}").end()
+    stamped = {
+        name: span.attributes == {semconv.SESSION_ID: "thread-7"} for name, span in host.spans().items()
+    }
+    assert stamped == {"a": True, "reader 0": False, "b": True, "reader 1": False}
+
+
 def test_what_a_library_set_itself_stays(host: Host) -> None:
     """Its session id may mean something else."""
     with session("thread-7"):

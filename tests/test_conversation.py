@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv, session
+from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv
 from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
 from tests.hosts import host_provider, tracker_answer
 from tests.scripted_server import ScriptedServer, respond
@@ -245,6 +245,31 @@ def test_a_stream_is_read_inside_the_turn(desk: Desk) -> None:
     provider.shutdown()
 
 
+def test_a_span_that_a_source_keeps_open_stays_current_in_it(desk: Desk) -> None:
+    """From chunk to chunk, and while it is closed: frameworks hold a span over a whole stream."""
+    provider = TracerProvider()
+    tracer = provider.get_tracer("framework")
+    seen: list[bool] = []
+
+    def source() -> Iterator[int]:
+        with tracer.start_as_current_span("run") as run:
+            try:
+                for number in range(3):
+                    seen.append(trace.get_current_span() is run)
+                    yield number
+            finally:
+                seen.append(trace.get_current_span() is run)
+
+    with host_provider(provider):
+        with desk.turn() as turn:
+            stream = turn.stream(source())
+        for _ in zip(range(2), stream, strict=False):
+            assert not trace.get_current_span().get_span_context().is_valid
+        stream.close()  # type: ignore[attr-defined]  # a generator has it
+    assert seen == [True] * 3
+    provider.shutdown()
+
+
 @pytest.mark.parametrize("drop", [False, True])
 def test_a_stream_that_is_never_begun_cancels_the_turn(desk: Desk, drop: bool) -> None:
     """Closed or only dropped, before its first chunk; closed, its source is closed, too."""
@@ -359,10 +384,3 @@ def test_a_turn_is_entered_once(desk: Desk) -> None:
     with pytest.raises(RuntimeError, match="make a new one"), turn:
         pass
     assert desk.only("turn")["turn_id"] == turn.turn_id
-
-
-def test_a_generator_function_is_not_decorated() -> None:
-    """It would stamp nothing; the message says what to do instead."""
-    for function in (chunks, async_chunks):
-        with pytest.raises(TypeError, match=r"inside it"):
-            session("thread-7")(function)

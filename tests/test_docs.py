@@ -124,6 +124,44 @@ asyncio.run(main())
 """
 
 
+_USERS = ("ann", "bob")
+_AT_ONCE = """
+import asyncio, httpx
+from examples.session_in_fastapi import app
+
+async def main():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://chat") as client:
+        posts = (client.post(f"/chat/thread-of-{user}", content=user) for user in ("ann", "bob"))
+        for answer in await asyncio.gather(*posts):
+            print(answer.text)
+
+asyncio.run(main())
+"""
+_IN_TURNS = """
+from examples.session_in_flask import app
+
+client = app.test_client()
+streams = [client.post(f"/chat/thread-of-{user}", data=user).response for user in ("ann", "bob")]
+for answer in zip(*zip(*streams, strict=True)):  # a word of each, until both have ended
+    print(b"".join(answer).decode())
+"""
+
+
+@pytest.mark.parametrize("program", [_AT_ONCE, _IN_TURNS], ids=["FastAPI", "Flask"])
+def test_a_session_holds_what_a_framework_streams(
+    program: str, run_program: Run, tracker_server: Server
+) -> None:
+    """Streams of two users, read word by word in turns, are a turn of each, of the session that the view named."""
+    told = run_program("-c", program)
+
+    assert [line.split() for line in told.splitlines()] == [["You", "asked:", user] for user in _USERS]
+    for user in _USERS:
+        conversation = tracker_server.store.conversations.get(1, f"thread-of-{user}")
+        assert conversation is not None
+        assert (conversation.agent_id, conversation.turns) == ("chat-bot", 1)
+    assert tracker_server.store.figures.success_rates(1, Selection()).total == len(_USERS)
+
+
 def test_every_example_is_tested() -> None:
     """No example rots: each is named in this file, or in the table of the frameworks that are tested live."""
     here = Path(__file__).read_text(encoding="utf-8")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from threading import Thread
 
 import pytest
@@ -83,6 +84,111 @@ def test_a_decorator_of_a_coroutine_function() -> None:
 
     assert asyncio.iscoroutinefunction(answer)
     assert asyncio.run(main()) == ["a", "a", "b"]
+
+
+def test_a_decorator_of_a_generator_function() -> None:
+    """Each step is inside and its taker outside; what is sent, thrown and returned goes through."""
+
+    @session("a")
+    def answer(*words: str) -> Generator[str | None, str, str]:
+        """Its docstring."""
+        got = []
+        for _ in words:
+            try:
+                got.append((yield session_id()))
+            except KeyError:
+                got.append("thrown")
+        return " ".join([*got, session_id() or ""])
+
+    assert inspect.isgeneratorfunction(answer)
+    steps = answer("one", "two", "three")
+    assert (next(steps), session_id()) == ("a", None)
+    with session("b"):
+        assert (steps.send("sent"), session_id()) == ("a", "b")
+    assert (steps.throw(KeyError()), session_id()) == ("a", None)
+    with pytest.raises(StopIteration) as stopped:
+        steps.send("last")
+    assert stopped.value.value == "sent thrown last a"
+
+
+def test_a_decorator_of_an_asynchronous_generator_function() -> None:
+    """The same, also if each step is taken in a task of its own, as some servers do."""
+
+    @session("a")
+    async def answer(*words: str) -> AsyncGenerator[str | None, str]:
+        """Its docstring."""
+        for _ in words:
+            await asyncio.sleep(0)
+            try:
+                got = yield session_id()
+            except KeyError:
+                got = "thrown"
+            yield f"{got} {session_id()}"
+
+    async def main() -> list[tuple[str | None, str | None]]:
+        steps = answer("one", "two", "three")
+        taken = [
+            (await asyncio.create_task(step), session_id())
+            for step in (anext(steps), steps.asend("sent"), anext(steps), steps.athrow(KeyError()))
+        ]
+        return [*taken, *[(each, session_id()) async for each in steps]]
+
+    assert inspect.isasyncgenfunction(answer)
+    assert asyncio.run(main()) == [
+        ("a", None),
+        ("sent a", None),
+        ("a", None),
+        ("thrown a", None),
+        ("a", None),
+        ("None a", None),
+    ]
+
+
+def test_a_generator_that_is_closed_cleans_up_inside() -> None:
+    """Sync and async; a generator that was never begun has nothing to clean up."""
+    closed: list[str | None] = []
+
+    @session("a")
+    def answer() -> Iterator[int]:
+        try:
+            yield from range(3)
+        finally:
+            closed.append(session_id())
+
+    @session("b")
+    async def answer_async() -> AsyncGenerator[int]:
+        try:
+            for number in range(3):
+                yield number
+        finally:
+            await asyncio.sleep(0)
+            closed.append(session_id())
+
+    async def main() -> None:
+        steps = answer_async()
+        await anext(steps)
+        await steps.aclose()
+        await answer_async().aclose()
+
+    steps = answer()
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]  # a generator has it
+    answer().close()  # type: ignore[attr-defined]
+    asyncio.run(main())
+    assert closed == ["a", "b"]
+
+
+def test_a_generator_s_own_context_is_its_own_from_step_to_step() -> None:
+    """A block that it holds open over a step is there in the next one, and not for its reader."""
+
+    @session("a")
+    def answer() -> Iterator[str | None]:
+        with session("inner"):
+            yield session_id()
+            yield session_id()
+        yield session_id()
+
+    assert [(each, session_id()) for each in answer()] == [("inner", None), ("inner", None), ("a", None)]
 
 
 def test_a_task_has_the_session_it_was_made_in() -> None:
