@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from otel_agent_tracker.client.mask import masked
 from otel_agent_tracker.exceptions import TrackerUnavailable
 from otel_agent_tracker.log import SparingLog
 from otel_agent_tracker.wire import Capabilities
@@ -192,11 +193,9 @@ def retry_after_seconds(value: str, now: float) -> float | None:
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds >= 0 else None
 
 
-def excerpt(text: str, secrets: Sequence[str] = ()) -> str:
+def excerpt(text: str, secrets: tuple[str, ...] = ()) -> str:
     """The first 500 characters on one line, without control characters and with `secrets` masked."""
-    text = " ".join(text.split())
-    for secret in secrets:  # before the cut, which could leave half a secret standing
-        text = text.replace(secret, "***")
+    text = masked(" ".join(text.split()), secrets)  # before the cut, which could leave half a secret standing
     return "".join(islice(filter(str.isprintable, text), MAX_EXCERPT_LENGTH))
 
 

@@ -28,6 +28,7 @@ from otel_agent_tracker.client.answers import (
 )
 from otel_agent_tracker.client.calls import ApiKey, Call, Query, Tracker, otlp_call
 from otel_agent_tracker.client.deadline import timeouts
+from otel_agent_tracker.client.mask import masked_in_debug_lines
 from otel_agent_tracker.client.routes import Route, Routes, Verify, new_async_pool, new_pool
 from otel_agent_tracker.exceptions import TrackerUnavailable
 from otel_agent_tracker.log import Log, SparingLog
@@ -132,7 +133,7 @@ class TrackerClient:
         if isinstance(call, Misconfigured):
             return call
         try:
-            with _uninstrumented():
+            with _uninstrumented(), masked_in_debug_lines(call.secrets):
                 return self._exchange(call)
         except _TRANSPORT_ERRORS as error:
             return call.failure(error)
@@ -216,7 +217,7 @@ class AsyncTrackerClient:
         if self._closed:
             return _CLOSED
         try:
-            with _uninstrumented():
+            with _uninstrumented(), masked_in_debug_lines(call.secrets):
                 async with asyncio.timeout(self._timeout_seconds):
                     return await self._exchange(call)
         except _TRANSPORT_ERRORS as error:
