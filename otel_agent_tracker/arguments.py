@@ -9,8 +9,9 @@ import sys
 from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from otel_agent_tracker.metadata import is_mapping
 from otel_agent_tracker.semconv import ConversationQuality
 
 __all__ = [
@@ -103,11 +104,9 @@ def seconds(name: str, value: object) -> float:
 
 
 def mapping(name: str, value: object) -> Mapping[str, Any] | None:
-    """A mapping, or None for none."""
-    if value is None or isinstance(value, dict):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
+    """A mapping, or None for none; nothing in it is looked at."""
+    if value is None or is_mapping(value):
+        return cast("Mapping[str, Any] | None", value)
     raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
 
 

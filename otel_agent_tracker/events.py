@@ -295,9 +295,7 @@ class Events:
         """An agent did something outside a conversation, for `duration` seconds until now."""
         attributes = {
             semconv.AGENT_ACTION: self.text(action),
-            semconv.AGENT_DETAILS: self._clean(
-                lambda: self._redactor.json_text(json_copy.to_json_text(details))
-            ),
+            semconv.AGENT_DETAILS: self._json(details),
         }
         self._emit_agent(Event.AGENT_ACTIVITY, agent_id, attributes, duration=duration or 0.0)
 
@@ -507,9 +505,11 @@ class Events:
         return parsed.agent_id if parsed else None
 
     def _metadata(self, metadata: Mapping[str, Any] | None) -> str | None:
-        if metadata is None:
-            return None
-        return self._clean(lambda: self._redactor.json_text(json_copy.to_json_text(metadata)))
+        return None if metadata is None else self._json(metadata)
+
+    def _json(self, value: object) -> str | None:
+        """What a user handed in as events carry it: bounded, and without secrets."""
+        return self._clean(lambda: json_copy.fitted(self._redactor.json_text(json_copy.to_json_text(value))))
 
     def _clean(self, clean: Callable[[], str]) -> str | None:
         """What `clean` returns; if it fails, the event goes without, since a secret may be in it."""

@@ -2,65 +2,72 @@
 
 Nothing raises and the cost has a bound, whatever is handed in. Values that JSON lacks are named instead of
 shown; where something had to be left out, the outermost object says so with ``"_truncated": true``. Methods
-are called through the built-in types, because a subclass may have replaced its own.
+are called through the built-in types, because a subclass may have replaced its own. Only of a mapping that is
+no dict, handed in as the whole, the methods have to run: until one raises, or time is up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from math import isfinite
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+from time import perf_counter
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import orjson
 
-__all__ = ["TRUNCATED", "copy_json", "copy_text", "to_json_text"]
+__all__ = ["TRUNCATED", "copy_text", "fitted", "is_mapping", "to_json_text"]
 
 MAX_BYTES = 65_536  # of the JSON text
 MAX_STEPS = 290  # counted, not timed: as many as fit into 200 µs; see _HEAVY
 MAX_DEPTH = 20
 MAX_STRING = 4_096  # characters
 MAX_TEXT = 65_536  # characters
+MAX_WAIT = 0.02  # seconds, for a mapping's own methods
 TRUNCATED = "_truncated"
 
 _Element = TypeVar("_Element")
 
 
-def copy_json(value: object) -> Any:
-    """A copy of `value` made of JSON's own types; never raises.
+def to_json_text(value: object) -> str:
+    """The JSON text, of at most 64 KB, of a copy of `value`; never raises.
 
     Unknown objects become ``<ClassName>``, bytes ``<bytes 12>``, a cycle ``<cycle>``, what is nested too deep
-    ``<depth>``, NaN and infinity None; dates ISO 8601; enums their value; sets and tuples lists; durations
+    ``<depth>``, NaN and infinity null; dates ISO 8601; enums their value; sets and tuples lists; durations
     seconds; integers beyond 64 bits strings; lone surrogates ``?``. If something was left out of a value that
     is no object, the copy is ``{"value": …, "_truncated": true}``.
     """
-    text = _small_json(value)
-    return _copy(value) if text is None else orjson.loads(text)
+    return (_small_json(value) or _any_json(value)).decode()
 
 
-def to_json_text(metadata: object) -> str:
-    """`copy_json` as JSON text of at most 64 KB."""
-    return (_small_json(metadata) or orjson.dumps(_copy(metadata))).decode()
+def fitted(text: str) -> str:
+    """JSON text that something has made longer since: cut as by `to_json_text` where it is too long now."""
+    return (
+        text
+        if len(text) <= MAX_BYTES and len(text.encode()) <= MAX_BYTES
+        else to_json_text(orjson.loads(text))
+    )
+
+
+def is_mapping(value: object) -> bool:
+    """Whether `value` is a mapping, also if it stands for one as proxies do, or stands for nothing and raises."""
+    try:
+        return issubclass(type(value), dict) or isinstance(value, Mapping)
+    except Exception:  # noqa: BLE001 - to be asked for its class runs the proxy's code
+        return False
 
 
 def copy_text(text: str) -> str:
     """Free text that any backend can hold: at most 65,536 characters, lone surrogates as ``?``."""
     text = str.__str__(text[:MAX_TEXT]) if type(text) is str else str.__getitem__(text, slice(MAX_TEXT))
     return text if text.isascii() else _without_surrogates(text)
-
-
-def _copy(value: object) -> Any:
-    copier = _Copier()
-    copied = copier.copy(value)
-    if not copier.truncated:
-        return copied
-    return {**(copied if type(copied) is dict else {"value": copied}), TRUNCATED: True}
 
 
 # --- the short way: what is plain and small needs no copy to be written -------------------------------------
@@ -109,6 +116,14 @@ def _plain_items_length(container: Any, depth: int) -> int:
 # --- the long way: every value is looked at -----------------------------------------------------------------
 
 
+def _any_json(value: object) -> bytes:
+    copier = _Copier()
+    copied = copier.outermost(value)
+    if copier.truncated:
+        copied = {**(copied if type(copied) is dict else {"value": copied}), TRUNCATED: True}
+    return orjson.dumps(copied)
+
+
 class _Copier:
     """One copy in the making: how much may still be added, and whether something was left out."""
 
@@ -120,42 +135,43 @@ class _Copier:
         self._room = MAX_BYTES - _RESERVED
         self._open: set[int] = set()
 
+    def outermost(self, value: object) -> Any:
+        """As `copy`, but a mapping of another kind than dict is read by its own methods."""
+        way = _way_of(type(value))
+        return (
+            self._pairs(self._read(value))
+            if way is _Copier.unknown and is_mapping(value)
+            else way(self, value)
+        )
+
     def copy(self, value: object) -> Any:
         kind = type(value)
         if kind is str:
             return self.text(value)  # type: ignore[arg-type]  # kind is its exact type
-        way = _WAYS.get(id(kind))  # not by the class, whose metaclass may define a hash
-        if way is None:
-            way = _inherited_way(kind)
-        return way(self, value)
+        return _way_of(kind)(self, value)
 
-    def text(self, text: str) -> str:
+    def text(self, text: str) -> str | orjson.Fragment:
+        """The text as far as it fits; a long one as its JSON, which is made once."""
         if len(text) > MAX_STRING:
             self.truncated = True
             text = text[:MAX_STRING]
         try:
-            size = len(orjson.dumps(text))
+            written = orjson.dumps(text)
         except orjson.JSONEncodeError:
             text = _without_surrogates(text)
-            size = len(orjson.dumps(text))
+            written = orjson.dumps(text)
+        size = len(written)
         if size > self._room:
             self.truncated = True
             self._room = 0
             return ""
         self._room -= size
-        return text
+        return text if size < _LONG else orjson.Fragment(written)
 
     def mapping(self, source: dict[Any, Any]) -> Any:
         if mark := self._enter(source):
             return mark
-        copied: dict[str, Any] = {}
-        items = self._taken(source, dict.items)
-        for key, value in items:
-            if not self._has_room():
-                break
-            name = self._key(key)
-            copied[name] = self.copy(value)
-        self.truncated |= len(copied) < len(items)  # two keys may have had one name
+        copied = self._pairs(self._taken(source, dict.items))
         self._open.discard(id(source))
         return copied
 
@@ -177,7 +193,7 @@ class _Copier:
         self._open.discard(id(member))
         return copied
 
-    def integer(self, value: int) -> int | str:
+    def integer(self, value: int) -> int | str | orjson.Fragment:
         if int.bit_length(value) > 63:
             return self.heavy(_long_integer(value))
         self._room -= _LONGEST_NUMBER
@@ -192,23 +208,47 @@ class _Copier:
         self._room -= _LONGEST_NUMBER
         return value
 
-    def unknown(self, value: object) -> str:
+    def unknown(self, value: object) -> str | orjson.Fragment:
         return self.heavy(_name(value))
 
-    def heavy(self, text: str) -> str:
+    def heavy(self, text: str) -> str | orjson.Fragment:
         self._steps_left -= _HEAVY
         return self.text(text)
 
+    def _pairs(self, items: list[tuple[Any, Any]]) -> dict[str, Any]:
+        copied: dict[str, Any] = {}
+        for key, value in items:
+            if not self._has_room():
+                break
+            name = self._key(key)
+            copied[name] = self.copy(value)
+        self.truncated |= len(copied) < len(items)  # two keys may have had one name
+        return copied
+
     def _key(self, key: object) -> str:
         self._steps_left -= 1
-        if type(key) is str:
-            return self.text(key)
-        if issubclass(type(key), tuple | frozenset):  # isinstance would ask the key for its class
-            return self.unknown(key)
-        copied = self.copy(key)
-        return copied if type(copied) is str else orjson.dumps(copied).decode()
+        has_parts = issubclass(type(key), tuple | frozenset)  # isinstance would ask the key for its class
+        copied = self.unknown(key) if has_parts else self.copy(key)
+        if type(copied) is str:
+            return copied
+        written = orjson.dumps(copied)
+        return orjson.loads(written) if type(copied) is orjson.Fragment else written.decode()
 
-    def _enter(self, nesting: object) -> str | None:
+    def _read(self, source: Any) -> list[tuple[Any, Any]]:
+        """What the mapping's own methods tell, until one of them raises or takes too long."""
+        items: list[tuple[Any, Any]] = []
+        deadline = perf_counter() + MAX_WAIT
+        with suppress(Exception):  # the user's code may raise anything; what it told before is kept
+            for key in islice(iter(source), self._steps_left + 1):
+                items.append((key, source[key]))
+                if perf_counter() > deadline:
+                    break
+            else:
+                return items
+        self.truncated = True
+        return items
+
+    def _enter(self, nesting: object) -> str | orjson.Fragment | None:
         """The mark to leave in its place where `nesting` must not be entered."""
         if id(nesting) in self._open:
             return self.text("<cycle>")
@@ -239,9 +279,13 @@ class _Copier:
         return False
 
 
-def _inherited_way(kind: type) -> _Way:
-    """How values of a class that is not in the table are copied: as its first base that may stand for it."""
-    return next((_INHERITED[id(base)] for base in _mro(kind) if id(base) in _INHERITED), _Copier.unknown)
+def _way_of(kind: type) -> _Way:
+    """How values of a class are copied: as its first base that may stand for it."""
+    way = _WAYS.get(id(kind))  # not by the class, whose metaclass may define a hash
+    if way is None:
+        ways = (_INHERITED[id(base)] for base in _mro(kind) if id(base) in _INHERITED)
+        way = next(ways, _Copier.unknown)
+    return way
 
 
 def _value_of(member: object) -> Any:
@@ -285,7 +329,7 @@ def _zoneless(value: datetime | time, zone: object) -> str:
     return f"{value.isoformat()} {_name(zone)}"
 
 
-def _python_text(copier: _Copier, value: object) -> str:
+def _python_text(copier: _Copier, value: object) -> str | orjson.Fragment:
     try:
         return copier.heavy(str(value))
     except AttributeError:  # made without its constructor
@@ -299,6 +343,7 @@ def _without_surrogates(text: str) -> str:
 _Way = Callable[[_Copier, Any], Any]
 _ATTEMPTS = 3
 _HEAVY = 4  # further steps that a value takes which is entered, or whose text is made
+_LONG = 256  # bytes; a fragment costs more than a shorter text that is written twice
 _LONGEST_INTEGER = 512  # bits; the text of longer ones takes quadratic time
 _LONGEST_NUMBER = 24
 _PUNCTUATION = 4  # colon and comma of an item, brackets of its value

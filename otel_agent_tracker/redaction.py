@@ -9,7 +9,7 @@ cheap search.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -79,9 +79,33 @@ def _without_secrets(text: str) -> str:
         return text
     lower = text.lower()
     for form in _FORMS:
-        if form.mark in lower:
+        if any(mark in lower for mark in form.marks):
             text = re.sub(form.pattern, form.replacement, text, flags=form.flags)
-    return text
+    return _without_named(text)
+
+
+def _without_named(text: str) -> str:
+    """`text` without what it says to be the value of a secret's name."""
+    lower = _lower(text)
+    found = [name for name in _NAMES if name in lower]
+    spans = sorted(match.span(match.lastindex or 0) for name in found for match in _valued(name, lower))
+    pieces: list[str] = []
+    position = 0
+    for start, end in spans:
+        if start >= position:  # not inside of one before it
+            pieces += text[position:start], REDACTED
+            position = end
+    return "".join((*pieces, text[position:]))
+
+
+def _lower(text: str) -> str:
+    """The lower case, character by character: a capital I with a dot would become two, and a long s stay itself."""
+    return text.lower() if text.isascii() else text.replace("\u0130", "i").replace("\u017f", "s").lower()
+
+
+def _valued(name: str, lower: str) -> Iterator[re.Match[str]]:
+    """Where `name` has a value; the pattern begins with the name itself, which is searched for quickly."""
+    return re.finditer(f"{name}{_NAMES[name]}(?:{_ASSIGNED}|{_MEMBER})", lower)
 
 
 def _may_hold_secrets(json_text: str) -> bool:
@@ -99,7 +123,8 @@ def _names_secret(key: str, value: object) -> bool:
 
 @lru_cache(maxsize=2_048)
 def _kind_of_key(key: str) -> str | None:
-    if len(key) > _LONGEST_KEY:
+    lower = key.lower()
+    if len(key) > _LONGEST_KEY or not any(stem in lower for stem in _STEMS):
         return None
     found = _SECRET_KEY.search("_" + "_".join(_WORD.findall(key)).lower() + "_")
     return found.lastgroup if found else None
@@ -108,6 +133,7 @@ def _kind_of_key(key: str) -> str | None:
 # --- keys ---------------------------------------------------------------------------------------------------
 
 _LONGEST_KEY = 256
+_STEMS = ("auth", "cookie", "credential", "connection", "jwt", "key", "pass", "pwd", "secret", "token")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]++|[0-9]++")
 _SECRET_KEY = re.compile(
     r"""
@@ -128,13 +154,13 @@ _SECRET_KEY = re.compile(
 
 
 class _Form(NamedTuple):
-    """What a secret looks like; `mark` is in the lower case of every such text.
+    """What a secret looks like; one of `marks` is in the lower case of every such text.
 
     `pattern` is compiled, and then kept by `re`, for the first text that may have the form: most processes see
     none, and each would pay for it when it imports us.
     """
 
-    mark: str
+    marks: tuple[str, ...]
     pattern: str
     flags: re.RegexFlag = re.NOFLAG
     replacement: str = REDACTED
@@ -152,23 +178,31 @@ _OF_VENDORS = r"""(?<![A-Za-z0-9]) (?:
   | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
   | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
 )"""
+_MARKS_OF_VENDORS = (
+    *("sk-", "k_live_", "k_test_", "whsec_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-"),
+    *("xox", "hf_", "aiza", "akia", "asia"),
+)
 _JWT = r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
 _BEARER = r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+"
 _SCHEME = r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++"""
-_NAME = r"(?:(?:access|account|api|private|secret)[_-]?key|passw(?:or)?d|pwd|secret|token)"
-_ASSIGNED = rf"""({_NAME}["'\\]{{0,2}}\s?=\s?["'\\]{{0,2}})[^\s"'&,;<>\\]{{3,}}+"""
-_MEMBER = rf"""({_NAME}["'\\]{{1,2}}\s?:\s?["'\\]{{1,2}})[^"'\\]++"""
 
 _FORMS = (
-    _Form("private key", _PRIVATE_KEY, re.DOTALL),
-    _Form("://", _USER_OF_URL, replacement=f"://{REDACTED}@"),
-    _Form("", _OF_VENDORS, re.VERBOSE),
-    _Form("eyj", _JWT),
-    _Form("bearer", _BEARER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
-    _Form("authorization", _SCHEME, re.IGNORECASE, rf"\g<1>{REDACTED}"),
-    _Form("=", _ASSIGNED, re.IGNORECASE, rf"\g<1>{REDACTED}"),
-    _Form(":", _MEMBER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form(("private key",), _PRIVATE_KEY, re.DOTALL),
+    _Form(("://",), _USER_OF_URL, replacement=f"://{REDACTED}@"),
+    _Form(_MARKS_OF_VENDORS, _OF_VENDORS, re.VERBOSE),
+    _Form(("eyj",), _JWT),
+    _Form(("bearer",), _BEARER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form(("authorization",), _SCHEME, re.IGNORECASE, rf"\g<1>{REDACTED}"),
 )
+
+# What may be said to have a value, and what has to be before it. The value is the last group of its pattern.
+_KINDS_OF_KEYS = ("access", "account", "api", "private", "secret")
+_IS_SECRET_KEY = "|".join(rf"(?<={kind}{dash}key)" for kind in _KINDS_OF_KEYS for dash in ("", "[_-]"))
+_NAMES = {"key": f"(?:{_IS_SECRET_KEY})"} | dict.fromkeys(
+    ("passwd", "password", "pwd", "secret", "token"), ""
+)
+_ASSIGNED = r"""["'\\]{0,2}\s?=\s?["'\\]{0,2}([^\s"'&,;<>\\]{3,}+)"""
+_MEMBER = r"""["'\\]{1,2}\s?:\s?["'\\]{1,2}([^"'\\]++)"""
 
 # One of these is in every text of a form above. Each begins with a literal character, so that the search runs
 # from one such character to the next.

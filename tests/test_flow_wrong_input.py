@@ -43,6 +43,13 @@ class Unprintable:
     __str__ = __format__ = __hash__ = __eq__ = __repr__  # type: ignore[assignment]  # none is to be called
 
 
+class Unbound:
+    """A web framework's stand-in for the request, where there is none."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("working outside of a request")
+
+
 class UnprintableText(str):
     """A text that must not be asked for itself."""
 
@@ -105,6 +112,7 @@ WRONG: dict[str, list[Wrong]] = {
         Wrong(["a"], TypeError, "must be a mapping, not list"),
         Wrong("a", TypeError, "must be a mapping, not str"),
         Wrong(Unprintable(), TypeError, "must be a mapping, not Unprintable"),
+        Wrong(Unbound(), TypeError, "must be a mapping, not Unbound"),
     ],
     "quality_score": [
         Wrong(0, ValueError, "must be a ConversationQuality or an int from 1 to 5, not 0"),

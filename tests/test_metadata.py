@@ -20,10 +20,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_agent_tracker.metadata import TRUNCATED, copy_json, copy_text, to_json_text
+from otel_agent_tracker.metadata import TRUNCATED, copy_text, to_json_text
 
 LIMIT = 65_536
 MARK = {TRUNCATED: True}
+
+
+def copy_json(value: object) -> Any:
+    """What the text says."""
+    return json.loads(to_json_text(value))
 
 
 class Colour(Enum):
@@ -224,7 +229,8 @@ def _seconds(call: Callable[[], object]) -> float:
     return clock.thread_time() - start
 
 
-def _forbidden(*_: object, **__: object) -> Any:
+def forbidden(*_: object, **__: object) -> Any:
+    """What a method does that must not be called."""
     raise AssertionError("a user's method was called")
 
 
@@ -272,7 +278,7 @@ FORBIDDEN = (
 )
 def test_overridden_methods_are_not_called(base: type, argument: Any, copied: object) -> None:
     """A subclass is copied as its built-in base, whatever it has replaced."""
-    hostile = type("Hostile", (base,), dict.fromkeys(FORBIDDEN, _forbidden))
+    hostile = type("Hostile", (base,), dict.fromkeys(FORBIDDEN, forbidden))
     value = hostile() if base is object else hostile(argument)
     assert copy_json([value]) == [copied]
 
@@ -281,13 +287,13 @@ def test_properties_and_metaclasses_are_not_asked() -> None:
     """Neither ``__class__``, nor the class's own hash, name or attributes run."""
 
     class Meta(type):
-        __hash__ = _forbidden
-        __eq__ = _forbidden
-        __getattribute__ = _forbidden
-        __name__ = property(_forbidden)
+        __hash__ = forbidden
+        __eq__ = forbidden
+        __getattribute__ = forbidden
+        __name__ = property(forbidden)
 
     class Hostile(metaclass=Meta):
-        __class__ = property(_forbidden)
+        __class__ = property(forbidden)
 
     assert copy_json({"object": object.__new__(Hostile)}) == {"object": "<Hostile>"}
 
@@ -310,7 +316,7 @@ def test_a_hashable_subclass_as_key() -> None:
 
     class Key(str):
         __slots__ = ()
-        __str__ = _forbidden
+        __str__ = forbidden
 
     assert copy_json({Key("a"): 1}) == {"a": 1}
 
@@ -375,6 +381,43 @@ def test_anything_becomes_json(value: object) -> None:
     assert copy_json(copy_json(value)) == copy_json(value)
 
 
+def _subclasses(base: type, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    kind = type("Hostile", (base,), dict.fromkeys({*FORBIDDEN} - {"__getattribute__"}, forbidden))
+    return values.map(kind)
+
+
+def _containing_itself(items: list[Any]) -> list[Any]:
+    items.append({"again": items})
+    return items
+
+
+HOSTILE_THINGS = st.recursive(
+    ANYTHING
+    | _subclasses(str, st.text(st.characters(), max_size=9_000))
+    | _subclasses(int, st.integers())
+    | _subclasses(float, st.floats())
+    | st.text(st.characters()).map(lambda text: text * 500)
+    | st.sampled_from([Bare(), Bare, Colour.RED, Zone(), 1 << 10_000, print, clock]),
+    lambda inner: (
+        st.lists(inner, max_size=9).map(lambda items: items * 99)
+        | st.lists(inner, max_size=5).map(_containing_itself)
+        | _subclasses(dict, st.dictionaries(st.text(st.characters()), inner, max_size=9))
+        | _subclasses(list, st.lists(inner, max_size=9))
+        | st.frozensets(st.integers() | st.text(), max_size=9)
+    ),
+    max_leaves=60,
+)
+
+
+@given(HOSTILE_THINGS)
+def test_whatever_is_handed_in_becomes_small_json(value: object) -> None:
+    """No method of a user's runs, nothing raises, the text is an object of at most 64 KB, and it can be read."""
+    text = to_json_text({"it": value})
+    assert len(text.encode()) <= LIMIT
+    assert json.loads(text).keys() <= {"it", TRUNCATED}
+    assert json.loads(to_json_text(json.loads(text))).keys() == json.loads(text).keys()
+
+
 @given(st.text(st.characters()))
 def test_free_text_can_be_held_by_any_backend(text: str) -> None:
     """Free text comes back encodable, and unchanged if it was."""
@@ -388,8 +431,8 @@ def test_free_text_is_cut_and_plain() -> None:
 
     class Text(str):
         __slots__ = ()
-        __getitem__ = _forbidden
-        isascii = _forbidden
+        __getitem__ = forbidden
+        isascii = forbidden
 
     assert copy_text("é" * 100_000) == "é" * 65_536
     assert type(copy_text(Text("a"))) is str

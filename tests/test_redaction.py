@@ -148,6 +148,8 @@ def test_below_a_secret_key_all_is_redacted_but_yes_no_and_nothing() -> None:
         ("DB_PASSWORD='hunter2'", "DB_PASSWORD='[redacted]'"),
         ('body {"password": "hunter 2", "n": 1}', 'body {"password": "[redacted]", "n": 1}'),
         ("{'api_key': 'abc'}", "{'api_key': '[redacted]'}"),
+        ("İ İ Token=abcdef İ", "İ İ Token=[redacted] İ"),
+        ("token=pwd=abcdef", "token=[redacted]"),
         (r"{\"client_secret\": \"abc\"}", r"{\"client_secret\": \"[redacted]\"}"),
     ],
 )

@@ -170,7 +170,7 @@ def test_fault_45_metadata_that_json_cannot_hold_arrives_as_json(
     make_tracker: MakeTracker, tracker_server: Server
 ) -> None:
     """Whatever is handed in as metadata, the event is kept, and what JSON lacks is named in it. What is too deep, too
-    long or too much is cut and marked. Nothing of an object is called, so none that raises or blocks can."""
+    long or too much is cut and marked. Nothing of an object in it is called, so none that raises or blocks can."""
     tracker = make_tracker(tracker_server.url)
     called.clear()  # whoever collects tests asks everything in a module
     sessions = {
