@@ -106,5 +106,22 @@ PAIRS = (
         conversation_id="`thread_id` of the configuration",
         abandoned=TurnStatus.CANCELLED,
     ),
+    Pair(
+        name="google-adk",
+        framework="Google ADK",
+        instrumentation="its own",
+        packages=("google-adk==2.13.0",),
+        example="with_google_adk",
+        conversation_id="the id of the session",
+    ),
+    Pair(
+        name="strands",
+        framework="Strands Agents",
+        instrumentation="its own",
+        packages=("strands-agents[openai]==1.62.0",),
+        example="with_strands",
+        conversation_id="`session.id` among the `trace_attributes=` of an agent",
+        note="a session manager's id is not shown",
+    ),
 )
 """In the order of the documentation's table."""
