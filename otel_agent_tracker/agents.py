@@ -27,9 +27,11 @@ __all__ = [
     "AgentSpanProcessor",
     "Reporter",
     "add_toucher",
+    "is_seen_in_process",
     "release",
     "remove_toucher",
     "report_to",
+    "seen_at_end",
     "stop_reporting",
     "tick",
     "watch",
@@ -145,7 +147,7 @@ class AgentSpanProcessor(SpanProcessor):
                 context.span_id, Seen(SpanClass.LLM, tokens=recognition.tokens(attributes)), _NOWHERE
             )
         else:
-            turns = self._assembly.end(context.span_id, _seen(reader, span, attributes), _ended(span))
+            turns = self._assembly.end(context.span_id, seen_at_end(reader, span, attributes), _ended(span))
         if turns:
             self._tell(turns)
         if self._assembly.is_holding and _reporter is not None:
@@ -206,6 +208,22 @@ def watch(provider: trace.TracerProvider | None = None) -> None:
         _logger.warn_once("the host's tracer provider takes no span processor: %r", error)
 
 
+def is_seen_in_process() -> bool:
+    """Whether the turns that spans of the global provider show are reported while these end."""
+    return _reporter is not None and bool(getattr(trace.get_tracer_provider(), _MARK, False))
+
+
+def seen_at_end(reader: Reader, span: ReadableSpan, attributes: Mapping[str, Any]) -> Seen:
+    """All that is kept of a span that has ended and has these attributes."""
+    return reader.read(
+        span.name,
+        attributes,
+        failed=span.status.status_code is StatusCode.ERROR,
+        description=span.status.description,
+        events=[(event.name, event.attributes or {}) for event in span.events] if span.events else (),
+    )
+
+
 def add_toucher(touch: Touch) -> None:
     """Call `touch` with the id of each session that a span of a watched provider carries at its end."""
     global _touchers
@@ -243,16 +261,6 @@ def _touch_sessions(sessions: set[str]) -> None:
                 touch(session)
     except Exception as error:  # noqa: BLE001 - the rest of the span is worth reading all the same
         _logger.warn_once("the session of a span could not be touched: %r", error)
-
-
-def _seen(reader: Reader, span: ReadableSpan, attributes: Mapping[str, Any]) -> Seen:
-    return reader.read(
-        span.name,
-        attributes,
-        failed=span.status.status_code is StatusCode.ERROR,
-        description=span.status.description,
-        events=[(event.name, event.attributes or {}) for event in span.events] if span.events else (),
-    )
 
 
 def _ended(span: ReadableSpan) -> Ended:

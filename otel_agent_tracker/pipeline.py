@@ -39,7 +39,7 @@ from otel_agent_tracker.processor import SessionSpanProcessor
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.recognition import Reader, Recogniser
 from otel_agent_tracker.redaction import Redactor
-from otel_agent_tracker.reporting import TurnReporter
+from otel_agent_tracker.reporting import GatheredTurns, TurnReporter
 from otel_agent_tracker.semconv import Event
 from otel_agent_tracker.sender_lock import SenderLock
 from otel_agent_tracker.sessions import SessionMap
@@ -80,6 +80,7 @@ class Pipeline:
         self._folder_unusable: str | None = None
         self._copying: SpanProcessor | None = None
         self._reporter: TurnReporter | None = None
+        self._gathered: GatheredTurns | None = None
         self._enabled = sender is not None or config.disabled_because is None
         self._journal = self._make_journal()
         self._sender_lock = self._make_sender_lock()
@@ -112,8 +113,18 @@ class Pipeline:
         """Report the turns that other people's spans show; the last pipeline that is told to gets them all."""
         if not self._enabled:
             return
+        self._reporter = self._make_reporter(recognisers)
+        agents.report_to(self._reporter)
+
+    def gather(self) -> GatheredTurns:
+        """Report the turns that spans show which are handed to what is returned when they have ended."""
+        if self._gathered is None:
+            self._gathered = GatheredTurns(self._make_reporter(()), touch=self.sessions.touch)
+        return self._gathered
+
+    def _make_reporter(self, recognisers: Iterable[Recogniser]) -> TurnReporter:
         config = self.config
-        self._reporter = TurnReporter(
+        return TurnReporter(
             self.events,
             Reader(config.id_precedence, recognisers),
             self.clock,
@@ -123,7 +134,6 @@ class Pipeline:
             reads_baggage=config.propagate,
             expect_tick=lambda: self._handle.start(),  # not the handle of now: a forked child has its own
         )
-        agents.report_to(self._reporter)
 
     @property
     def is_reporting(self) -> bool:
@@ -229,6 +239,8 @@ class Pipeline:
         """Tell the worker to deliver what it can and end; `stop` waits for that."""
         if self._reporter is not None:
             agents.release(self._reporter)
+        if self._gathered is not None:
+            self._gathered.release()
         self._stop_by = min(self._stop_by, time.monotonic() + self.config.flush_timeout_seconds + 0.5)
         self._handle.stopping.set()
         self._handle.wake()
@@ -262,6 +274,8 @@ class Pipeline:
         self.sessions.after_fork_in_child()
         self._provider.after_fork_in_child()
         self.events.after_fork_in_child()
+        if self._gathered is not None:
+            self._gathered.after_fork_in_child()
         self._stop_by = float("inf")
         self._handle = WorkerHandle(self._work, self._journal.wake)
 
@@ -335,6 +349,8 @@ class Pipeline:
     def _tick(self) -> None:
         if self._reporter is not None:
             agents.tick(self._reporter)
+        if self._gathered is not None:
+            self._gathered.tick()
 
     def _limit_bytes(self, used: int) -> int:
         """How large a state file of `used` bytes may become: as configured, but by at most a tenth of the free disk."""

@@ -1,4 +1,4 @@
-"""`TurnReporter`: turns that were recognised in other people's spans become events."""
+"""Turns that were recognised in other people's spans become events, at once or when their spans are gathered."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_agent_tracker import semconv
+from otel_agent_tracker.agents import seen_at_end
 from otel_agent_tracker.assembly import Summary
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.events import Events, TurnReport
+from otel_agent_tracker.gathering import EndedSpan, EndedSpans
 from otel_agent_tracker.recognition import Reader, SpanClass
+from otel_agent_tracker.sdk_private import attributes_of
 from otel_agent_tracker.semconv import TurnStatus
 
-__all__ = ["TurnReporter"]
+__all__ = ["GatheredTurns", "TurnReporter"]
 
 _logger = logging.getLogger(__name__)
 
@@ -87,3 +93,55 @@ class TurnReporter:
                 "a turn carries only ids that cannot name a conversation (empty, scrubbed, constant, resp_…, too "
                 "long, or no text); such turns are counted as ungrouped"
             )
+
+
+class GatheredTurns:
+    """Reports the turns that ended spans show, whoever hands them in, through `reporter`; raises nothing.
+
+    Safe from any thread. `touch` is called with the id of each session that a span carries.
+    """
+
+    def __init__(self, reporter: TurnReporter, *, touch: Callable[[str], object]) -> None:
+        self._reporter = reporter
+        self._touch = touch
+        self._spans = EndedSpans(reporter.monotonic)
+
+    def add(self, span: ReadableSpan) -> None:
+        """Take note of a span; event spans of ours, and copies of them, say nothing new."""
+        attributes = attributes_of(span)
+        if semconv.EVENT in attributes or span.context is None:
+            return
+        for session in self._reporter.reader.carried(attributes):
+            self._touch(session)
+        service, parent = span.resource.attributes.get(semconv.SERVICE_NAME), span.parent
+        self._spans.add(
+            EndedSpan(
+                span.context.trace_id,
+                span.context.span_id,
+                None if parent is None else parent.span_id,
+                parent is not None and not parent.is_remote,
+                span.start_time or 0,
+                span.end_time or 0,
+                seen_at_end(self._reporter.reader, span, attributes),
+                span.instrumentation_scope.name if span.instrumentation_scope else "",
+                service if isinstance(service, str) else None,
+            )
+        )
+
+    def tick(self) -> None:
+        """Report what is complete by now, and have the worker look again as long as something waits."""
+        self._report(self._spans.decide())
+        if self._spans.is_holding:
+            self._reporter.expect_tick()
+
+    def release(self) -> None:
+        """Report everything: nothing more will come."""
+        self._report(self._spans.release())
+
+    def after_fork_in_child(self) -> None:
+        """What waits is the parent's to tell."""
+        self._spans.after_fork_in_child()
+
+    def _report(self, turns: list[tuple[Summary, object]]) -> None:
+        for turn, _ in turns:
+            self._reporter.report(turn)

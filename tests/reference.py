@@ -127,7 +127,8 @@ What is logged goes to the logger `otel_agent_tracker`, and nowhere if your appl
 
 Of OpenTelemetry's own variables `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SDK_DISABLED`,
 `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS` and
-`OTEL_EXPORTER_OTLP_TRACES_HEADERS` are honoured.
+`OTEL_EXPORTER_OTLP_TRACES_HEADERS` are honoured. `OTEL_TRACES_EXPORTER` may name `agent_tracker`, beside others after
+a comma: agents are then seen in what is exported.
 
 This table is written by `make docs`.
 """

@@ -222,9 +222,10 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def test_every_variable_that_is_named_exists() -> None:
-    """`AGENT_TRACKER_…` and `OTEL_…` in the documentation are read by the configuration."""
+    """`AGENT_TRACKER_…` and `OTEL_…` in the documentation are read by the configuration, or name our exporter."""
     own = {config.PREFIX + name.upper() for name in reference.settings()}
-    read = set(re.findall(r"\bOTEL_[A-Z_]+[A-Z]", _text("otel_agent_tracker/config.py")))
+    sources = _text("otel_agent_tracker/config.py") + _text("otel_agent_tracker/trace_exporter.py")
+    read = set(re.findall(r"\bOTEL_[A-Z_]+[A-Z]", sources))
     named = set(re.findall(r"\b(?:AGENT_TRACKER|OTEL)_[A-Z_]*[A-Z]\b", _everything()))
     assert named - own - read == set()
     assert (own | read) - named == set()

@@ -75,6 +75,8 @@ def test_the_wheel_brings_the_command_and_the_fixture(wheel: Path) -> None:
     assert read(wheel, "entry_points.txt").split() == [
         *("[console_scripts]", "otel-agent-tracker", "=", "otel_agent_tracker.cli:main"),
         *("[opentelemetry_pre_instrument]", "otel_agent_tracker", "=", "otel_agent_tracker.hook:begin"),
+        *("[opentelemetry_traces_exporter]", "agent_tracker", "="),
+        "otel_agent_tracker.trace_exporter:AgentTrackerSpanExporter",
         *("[pytest11]", "otel_agent_tracker", "=", "otel_agent_tracker.testing"),
     ]
 
