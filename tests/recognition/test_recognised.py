@@ -316,7 +316,7 @@ def test_a_rule_of_ones_own_recognises_a_framework_of_ones_own(install: Install)
     app.tracer().start_span("broken").end()
     app.tracer().start_span("handle", attributes={"chat": "chat-1"}).end()
     assert [(each.session_id, each.agent_id) for each in app.told] == [("chat-1", "mine")]
-    with pytest.raises(TypeError, match="recognisers must be functions"):
+    with pytest.raises(TypeError, match="recognisers must be a sequence of functions"):
         otel_agent_tracker.install(recognisers=(7,))  # type: ignore[arg-type]
 
 
