@@ -218,6 +218,7 @@ class AgentHeartbeat:
     timestamp: str
     instance: str
     delivery: Json
+    service: Json | None = None
 
 
 REQUESTS: Mapping[str, type[Request]] = {

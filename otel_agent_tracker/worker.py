@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -120,7 +120,7 @@ class Worker:
         self._ended: list[Tombstone] = []
         self._seen_seq = 0
         self._data_version = -1
-        self._agents: dict[str, str] = {}
+        self._agents: dict[str, dict[str, Any]] = {}  # with the service of each
         self._next_share = self._next_publish = 0.0  # on the real clock: other processes keep no other
         self._next_sweep = self._next_idle_sweep = self._next_prune = 0.0
         self._next_heartbeat = clock.monotonic() + HEARTBEAT_INTERVAL
@@ -472,7 +472,7 @@ class Worker:
 
     def _see_agent(self, entry: Entry) -> None:
         if len(self._agents) < MAX_AGENTS:
-            self._agents[entry.agent_id] = (entry.service or {}).get("instance", "")
+            self._agents[entry.agent_id] = entry.service or {}
 
     def _send_heartbeats(self, now: float) -> None:
         asked = []
@@ -487,10 +487,11 @@ class Worker:
     def _heartbeat(self, agent_id: str) -> bytes:
         snapshot = self._handle.snapshot
         counts = snapshot.counts if snapshot else Counts()
+        service = self._agents.get(agent_id, {})
         heartbeat = wire.AgentHeartbeat(
             agent_id=agent_id,
             timestamp=wire.format_time(self._clock.time_ns() // 1000),
-            instance=self._agents.get(agent_id) or f"{socket.gethostname()}-{os.getpid()}",
+            instance=service.get("instance") or f"{socket.gethostname()}-{os.getpid()}",
             delivery={
                 "accepted": counts.accepted,
                 "delivered": counts.delivered,
@@ -498,6 +499,7 @@ class Worker:
                 "dead_lettered": counts.dead_lettered,
                 "dropped": counts.dropped,
             },
+            service=service or None,
         )
         return orjson.dumps(wire.to_json(heartbeat))
 

@@ -307,19 +307,24 @@ def test_the_asynchronous_twin_reports_the_same(tracker_server: Server, tmp_path
     assert (status["status"], status["sdk_version"]) == ("error", "1.2.3")
 
 
-def test_heartbeat(tracker_server: Server, tmp_path: Path) -> None:
-    """A sign of life at once, with the instance and what it has delivered; it is never kept."""
+def test_heartbeat(tracker_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sign of life at once, with the process and what it has delivered; it is never kept."""
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    attributes = "service.version=1.2,deployment.environment.name=prod,service.instance.id=pod-1"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
     with AgentOperationsTracker(tracker_server.url, state_dir=tmp_path / "state") as agents:
         agents.register_agent("bot")
         assert agents.flush(5)
         agents.heartbeat("bot")
 
-        def delivery() -> Json | None:
-            status = agents.get_agent_status("bot")
-            return next((each["delivery"] for each in (status or {})["instances"] if each["delivery"]), None)
+        def instances() -> list[Json]:
+            return list((agents.get_agent_status("bot") or {})["instances"])
 
-        wait_until(delivery)
-        assert (delivery() or {})["delivered"] == 1
+        wait_until(instances)
+        (found,) = instances()
+        assert found["delivery"]["delivered"] == 1
+        told = [found[name] for name in ("instance", "service", "version", "environment")]
+        assert told == ["pod-1", "shop", "1.2", "prod"]
         assert agents.delivery_stats()["accepted"] == 1
 
 

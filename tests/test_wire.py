@@ -30,7 +30,7 @@ FIELDS = {
     "/agents/register": "agent_id registration_time sdk_version? metadata?",
     "/agents/status": "agent_id status timestamp previous_status? metadata?",
     "/agents/activity": "agent_id action timestamp details? duration?",
-    "/agents/heartbeat": "agent_id timestamp instance delivery",
+    "/agents/heartbeat": "agent_id timestamp instance delivery service?",
 }
 """The protocol's fields in order; those with a question mark may be left out when a request is made."""
 
