@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.frameworks.table import PAIRS
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+Json = dict[str, Any]
 OWN_URL = "http://localhost:8700"
 
 
@@ -258,11 +259,17 @@ def test_every_setting_is_explained() -> None:
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The tracker's routes, such as ``GET /agents/active``, with the names of their queries."""
+def described(tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """The tracker's API in OpenAPI's words."""
     store = Store(Database(str(tmp_path_factory.mktemp("docs") / "tracker.sqlite3")))
-    described = create_app(store).openapi()
+    found = create_app(store).openapi()
     store.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def routes(described: Json) -> dict[str, set[str]]:
+    """The tracker's routes, such as ``GET /agents/active``, with the names of their queries."""
     return {
         f"{method.upper()} {path}": {
             each["name"] for each in about.get("parameters", ()) if each["in"] == "query"
@@ -298,32 +305,59 @@ def test_every_field_of_a_request_is_documented_and_no_other(path: str) -> None:
     assert re.findall(r"`([^`]+)`", row) == expected
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        wire.BatchEvent,
-        wire.BatchResult,
-        wire.Capabilities,
-        wire.ConversationAnswer,
-        wire.Agents,
-        wire.AgentStatusAnswer,
-        wire.InstanceAnswer,
-        wire.ActivityAnswer,
-        wire.OperationsOverview,
-        wire.SuccessRates,
-        wire.ResponseTimes,
-        wire.Quality,
-        wire.Failures,
-        wire.Failure,
-        wire.PerformanceOverview,
-    ],
-    ids=lambda answer: answer.__name__,
-)
-def test_every_field_of_an_answer_is_documented(answer: type[Any]) -> None:
-    """Whatever an answer may hold is named."""
-    text = _text("docs/rest-api.md")
-    missing = [each.name for each in fields(answer) if not re.search(rf"[`\"]{each.name}\??[`\"]", text)]
-    assert missing == []
+ANSWERS = {
+    "conversation": wire.ConversationAnswer,
+    "episode": wire.Episode,
+    "conversations": wire.Conversations,
+    "agent": wire.AgentAnswer,
+    "the agent's status": wire.AgentStatusAnswer,
+    "instance": wire.InstanceAnswer,
+    "agents": wire.Agents,
+    "activity": wire.ActivityAnswer,
+    "activities": wire.Activities,
+    "operations": wire.OperationsOverview,
+    "success rates": wire.SuccessRates,
+    "response times": wire.ResponseTimes,
+    "quality": wire.Quality,
+    "failures": wire.Failures,
+    "failure": wire.Failure,
+    "performance": wire.PerformanceOverview,
+    "result of a post": wire.BatchResult,
+    "results of a batch": wire.BatchAnswer,
+    "capabilities": wire.Capabilities,
+}
+
+
+def test_every_field_of_an_answer_is_documented_and_no_other() -> None:
+    """The row of an answer names its fields, no more and no less, and every answer has its row."""
+    _, _, table = _text("docs/rest-api.md").partition("\n### Answers\n")
+    rows = re.findall(r"^\| ([a-z' ]+) \| (`.*) \|$", table.partition("\n#")[0], re.MULTILINE)
+    documented = {name: sorted(re.findall(r"`(\w+)\??`", text)) for name, text in rows}
+    assert documented == {name: sorted(each.name for each in fields(kind)) for name, kind in ANSWERS.items()}
+
+    sent = {*wire.REQUESTS.values(), wire.BatchEvent, wire.BatchRequest}
+    exported = [getattr(wire, name) for name in wire.__all__]
+    assert {kind for kind in exported if is_dataclass(kind)} - sent == set(ANSWERS.values())
+
+
+def test_every_question_is_documented_with_its_answer(described: Json) -> None:
+    """The row of a question names the kinds of answer that its route gives."""
+    rows = re.findall(r"^\| `GET (/[^`]+)` \|[^|]*\| (.*) \|$", _text("docs/rest-api.md"), re.MULTILINE)
+    documented = {
+        path: {ANSWERS[name].__name__ for name in re.findall(r"\[([^]]+)]\(#answers\)", text)}
+        for path, text in rows
+    }
+    assert documented == {
+        path: given
+        for path, methods in described["paths"].items()
+        if "get" in methods and (given := _schemas(methods["get"]["responses"]["200"]))
+    }
+
+
+def _schemas(answer: Json) -> set[str]:
+    """The names of what an answer may hold, in OpenAPI's words."""
+    schema = answer["content"]["application/json"]["schema"]
+    return {each["$ref"].rpartition("/")[2] for each in schema.get("anyOf", [schema]) if "$ref" in each}
 
 
 # --- the semantic conventions -------------------------------------------------------------------------------
