@@ -142,7 +142,11 @@ class AgentSpanProcessor(SpanProcessor):
         span_class = reader.plain_class(span.name, attributes)
         if span_class is SpanClass.OTHER:
             turns = self._assembly.end(context.span_id, reader.other(attributes), _NOWHERE)
-        elif span_class is SpanClass.LLM and self._assembly.has_owner(context.span_id):
+        elif (
+            span_class is SpanClass.LLM
+            and span.status.status_code is not StatusCode.ERROR
+            and self._assembly.has_owner(context.span_id)
+        ):
             turns = self._assembly.end(
                 context.span_id, Seen(SpanClass.LLM, tokens=recognition.tokens(attributes)), _NOWHERE
             )

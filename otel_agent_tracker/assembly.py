@@ -39,6 +39,11 @@ WAIT_FOR_AGENT = 3600.0
 """For a span that is an agent's: after an hour it is taken for one that its library forgot to end."""
 
 
+_Call = tuple[int, Outcome | None]
+"""When a model call ended, and how."""
+_NO_CALL: _Call = (0, None)
+
+
 class Ended(NamedTuple):
     """What the end of a span adds to what it shows; times are Unix nanoseconds."""
 
@@ -52,11 +57,12 @@ class Ended(NamedTuple):
 class _Below:
     """What the spans below one add up to."""
 
-    __slots__ = ("conversation", "outcome", "tokens", "user")
+    __slots__ = ("call", "conversation", "outcome", "tokens", "user")
 
     def __init__(self) -> None:
         self.tokens: tuple[int | None, int | None] = (None, None)
         self.outcome: Outcome | None = None
+        self.call = _NO_CALL  # of a model that ended last, and when it did
         self.conversation: tuple[int, str] | None = None  # with when its span started: the earliest counts
         self.user: tuple[int, str] | None = None
 
@@ -64,6 +70,7 @@ class _Below:
         """Take in what another one adds up to."""
         self.tokens = (_sum(self.tokens[0], other.tokens[0]), _sum(self.tokens[1], other.tokens[1]))
         self.outcome = _stronger(self.outcome, other.outcome)
+        self.call = max(self.call, other.call, key=_when)
         self.conversation = _earlier(self.conversation, other.conversation)
         self.user = _earlier(self.user, other.user)
 
@@ -330,7 +337,10 @@ class Assembly:
         outcome = own if node.owner is not None else own or below.outcome
         if seen.span_class is SpanClass.AGENT or (own is not None and own.status is TurnStatus.WAITING):
             below.outcome = outcome  # a chain copes with its own failures; an agent's is its caller's
-        return self._place(node.parent, self._summary(node, seen, ended, outcome, below))
+        # some agents answer with the error of their model, and end well; after a call that is fine they coped
+        return self._place(
+            node.parent, self._summary(node, seen, ended, outcome or _failure_of(below), below)
+        )
 
     def _end_llm(self, node: _Node, seen: Seen, ended: Ended) -> list[Summary]:
         """A model call around others repeats their tokens."""
@@ -338,8 +348,11 @@ class Assembly:
         if node.owner is not None:
             has_counted, node.has_counted = node.has_counted, node.has_counted or seen.tokens != (None, None)
             self._pass_counted(node)
+            if (holder := _open_above(node)) is not None:
+                holder.take_below().call = (node.ended, seen.outcome)
             return turns if has_counted else [*turns, _counted(node, seen)]
         below = node.take_below()
+        below.call = (node.ended, seen.outcome)
         if below.tokens == (None, None):
             below.tokens = seen.tokens
         summary = self._summary(node, seen, ended, seen.outcome, below)
@@ -350,7 +363,7 @@ class Assembly:
         is_tool = seen.span_class is SpanClass.TOOL
         below, turns = node.take_below(), self._hand_on(node, swallowed=SpanClass.LLM, as_tool=is_tool)
         if is_tool:
-            below.outcome = _if_waiting(below.outcome)
+            below.outcome, below.call = _if_waiting(below.outcome), _NO_CALL
         below.outcome = _stronger(below.outcome, _if_waiting(seen.outcome))
         self._pass_below(node, seen)
         return turns
@@ -428,7 +441,7 @@ class Assembly:
                 node.take_below().add(held.below)
                 continue
             if as_tool:
-                held.below.outcome = _if_waiting(held.below.outcome)
+                held.below.outcome, held.below.call = _if_waiting(held.below.outcome), _NO_CALL
             turns += self._place(node.parent, held)
         return turns
 
@@ -543,6 +556,16 @@ def _stronger(one: Outcome | None, other: Outcome | None) -> Outcome | None:
     """Of two outcomes the one that says more; of the same kind the earlier one."""
     known: Iterable[Outcome] = [each for each in (one, other) if each is not None]
     return min(known, key=lambda each: _STRENGTH[each.status], default=None)
+
+
+def _when(call: _Call) -> int:
+    return call[0]
+
+
+def _failure_of(below: _Below) -> Outcome | None:
+    """The failure of the model call that ended last; a call that was cancelled may have lost a race."""
+    outcome = below.call[1]
+    return outcome if outcome is not None and outcome.status is TurnStatus.FAILED else None
 
 
 def _if_waiting(outcome: Outcome | None) -> Outcome | None:

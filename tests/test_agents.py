@@ -192,6 +192,19 @@ def test_an_agent_directly_below_a_turn_that_fails_fails_it(host: Host, observed
     assert observed.failure == {"error_type": "OSError", "error_message": "no route"}
 
 
+def test_an_agent_that_keeps_its_models_failure_to_itself_fails_it(host: Host, observed: Observed) -> None:
+    """If the call that failed was its last."""
+    for made_again in (True, False):
+        with host.tracer.start_as_current_span("invoke_agent x", attributes=AGENT):
+            span = host.tracer.start_span("chat", attributes=LLM | {semconv.ERROR_TYPE: "OSError"})
+            span.set_status(Status(StatusCode.ERROR, "no route"))
+            span.end()
+            if made_again:
+                host.tracer.start_span("chat", attributes=LLM).end()
+        assert (observed.failure is None) is made_again
+    assert observed.failure == {"error_type": "OSError", "error_message": "no route"}
+
+
 def test_an_agent_further_down_does_not(host: Host, observed: Observed) -> None:
     """A subagent may fail and its caller cope."""
     with host.tracer.start_as_current_span("invoke_agent outer", attributes=AGENT):

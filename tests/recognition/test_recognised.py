@@ -147,6 +147,54 @@ def test_a_failure_that_was_made_good_fails_nothing(app: App) -> None:
     assert [each.outcome for each in app.told] == [Outcome.COMPLETED]
 
 
+def call_model(app: App, status: Status | None = None, error_type: str | None = None) -> None:
+    """One call, which by default goes well."""
+    span = app.tracer().start_span("chat", attributes=LLM)
+    if error_type is not None:
+        span.set_attribute("error.type", error_type)
+    if status is not None:
+        span.set_status(status)
+    span.end()
+
+
+REFUSED = Status(StatusCode.ERROR, "ValueError: the model refuses")
+
+
+def test_an_agent_that_keeps_its_models_failure_to_itself_has_failed(app: App) -> None:
+    """Some answer with the error's text, and their spans end well."""
+    with app.span("invoke_agent bot", AGENT), app.span("turn", {"openinference.span.kind": "CHAIN"}):
+        call_model(app)
+        call_model(app, REFUSED)
+    [told] = app.told
+    assert (told.outcome, told.error_type) == (Outcome.FAILED, "ValueError")
+    assert told.error_message == "ValueError: the model refuses"
+
+
+def test_a_call_of_the_model_that_was_made_again_fails_nothing(app: App) -> None:
+    """The one that ended last decides, also where a subagent's was the first."""
+    with app.span("invoke_agent bot", AGENT):
+        call_model(app, REFUSED)
+        call_model(app)
+    with app.span("invoke_agent bot", AGENT):
+        with app.span("invoke_agent below", AGENT):
+            call_model(app, REFUSED)
+        call_model(app)
+    assert [each.outcome for each in app.told] == [Outcome.COMPLETED] * 2
+
+
+def test_a_call_of_the_model_that_its_agent_does_without_fails_nothing(app: App) -> None:
+    """A tool's is the tool's, whose caller copes; one that was cancelled may have lost a race."""
+    with app.span("invoke_agent bot", AGENT):
+        with app.span("summarise", TOOL):
+            call_model(app, REFUSED)
+        with app.span("ask", TOOL), app.span("invoke_agent below", AGENT):
+            call_model(app, REFUSED)
+    with app.span("invoke_agent bot", AGENT):
+        call_model(app)
+        call_model(app, Status(StatusCode.ERROR), "asyncio.exceptions.CancelledError")
+    assert [each.outcome for each in app.told] == [Outcome.COMPLETED] * 2
+
+
 def test_a_conversation_that_waits_for_a_human_is_not_idle(app: App) -> None:
     """Until the answer; the interrupt is shown below a status that is fine."""
     chain = {"openinference.span.kind": "CHAIN"}
