@@ -45,6 +45,7 @@ class Pair:
 _OPENAI_AGENTS = "openai-agents==0.24.0"
 _GENAI_OPENAI = "opentelemetry-instrumentation-genai-openai==1.3b0"
 _LANGGRAPH = ("langgraph==1.2.24", "langchain==1.5.2", "langchain-openai==1.7.4")
+_AGNO = ("agno==3.1.10", "openai==3.57.0")
 
 PAIRS = (
     Pair(
@@ -122,6 +123,22 @@ PAIRS = (
         example="with_strands",
         conversation_id="`session.id` among the `trace_attributes=` of an agent",
         note="a session manager's id is not shown",
+    ),
+    Pair(
+        name="agno-official",
+        framework="Agno",
+        instrumentation="OpenTelemetry",
+        packages=(*_AGNO, "opentelemetry-instrumentation-genai-agno==1.3b0", _GENAI_OPENAI),
+        example="with_agno",
+        conversation_id="`session_id=` of a run",
+    ),
+    Pair(
+        name="agno-openinference",
+        framework="Agno",
+        instrumentation="OpenInference",
+        packages=(*_AGNO, "openinference-instrumentation-agno==1.0.15"),
+        example="with_agno",
+        conversation_id="`session_id=` of a run",
     ),
 )
 """In the order of the documentation's table."""
