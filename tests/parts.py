@@ -1,7 +1,7 @@
 """The parts of the test suite: what is quick runs first, and each part's time is told at the end.
 
-`upgrade` drains what earlier releases left. `faults` kills, forks and starves processes, `load` is about
-quantities; both take their time.
+`upgrade` drains what earlier releases left, `installed` installs what is built. `faults` kills, forks and starves
+processes, `load` is about quantities; both take their time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 __all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]
 
-PARTS = ("unit", "flow", "server", "cli", "upgrade", "faults", "load")
+PARTS = ("unit", "flow", "server", "cli", "upgrade", "installed", "faults", "load")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,1 @@
+"""What is built, installed with one extra alone, as users have it."""
