@@ -191,14 +191,16 @@ class Turn(Block):
             raise RuntimeError("a turn is one request and its answer: make a new one for the next request")
         watch()
         self._is_inside = True
-        agent_id = self._agent_id or self._known_agent_id()
+        scope = self._scope()
+        agent_id = self._agent_id or self._known_agent_id(scope)
+        self._agent_id, self._user_id = self._agent_id or scope.agent_id, self._user_id or scope.user_id
         parent = trace.get_current_span().get_span_context()
         self._start_us = self._now_us()
         self._start_span(agent_id)
         self.turn_id = _turn_id(self._span.get_span_context(), parent)
         self._span.set_attribute(semconv.TURN_ID, self.turn_id)
-        scope = with_scope(Scope(self.session_id, self._user_id, agent_id))
-        self._context = with_observed(self._observed, trace.set_span_in_context(self._span, scope))
+        inside = with_scope(Scope(self.session_id, self._user_id, agent_id))
+        self._context = with_observed(self._observed, trace.set_span_in_context(self._span, inside))
         self._attached = Attached(self._context)
 
     def _leave(self, error: BaseException | None) -> None:
@@ -329,13 +331,17 @@ class Turn(Block):
             return TurnStatus.FAILED, self._observed.failure
         return TurnStatus.OK, {}
 
-    def _known_agent_id(self) -> str:
+    def _scope(self) -> Scope:
+        """What `session` has said of the session around this turn."""
         scope = current_scope()
+        return scope if scope and scope.session_id == self.session_id else Scope(self.session_id)
+
+    def _known_agent_id(self, scope: Scope) -> str:
         live = self._pipeline.sessions.get(self.session_id)
         parsed = session_id.parse(self.session_id)
         if live is not None:
             return live.agent_id
-        if scope is not None and scope.session_id == self.session_id and scope.agent_id:
+        if scope.agent_id:
             return scope.agent_id
         config = self._pipeline.config
         return parsed.agent_id if parsed else config.agent_id or config.service_name

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv
+from otel_agent_tracker import AgentPerformanceTracker, Turn, semconv, session
 from otel_agent_tracker.clock import SYSTEM_CLOCK, Clock
 from tests.hosts import host_provider, tracker_answer
 from tests.scripted_server import ScriptedServer, respond
@@ -149,6 +149,19 @@ def test_what_a_turn_says_of_itself(desk: Desk) -> None:
     waiting, failed = desk.sent("turn")
     assert waiting["status"] == "waiting"
     assert (failed["status"], failed["error_type"], failed["error_message"]) == ("failed", "Timeout", "slow")
+
+
+@pytest.mark.parametrize(
+    ("around", "told"), [("thread-7", ["bot", "u1"]), ("thread-8", ["unknown_service", None])]
+)
+def test_a_turn_is_of_the_agent_and_user_of_its_session(
+    desk: Desk, around: str, told: list[str | None]
+) -> None:
+    """As a framework's turn there would be; another session's say nothing of it."""
+    with session(around, user_id="u1", agent_id="bot"), desk.tracker.turn("thread-7"):
+        pass
+    turn, start = desk.only("turn"), desk.only("start")
+    assert [turn["agent_id"], turn.get("user_id")] == [start["agent_id"], start.get("user_id")] == told
 
 
 def test_a_turn_counts_the_tokens_below_it(desk: Desk) -> None:
