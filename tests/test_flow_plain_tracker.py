@@ -13,34 +13,23 @@ from otel_agent_tracker.events import Ending
 from otel_agent_tracker.pipeline import Pipeline
 from otel_agent_tracker.semconv import Outcome
 from tests.conftest import MakeTracker
-from tests.scripted_server import ScriptedServer, json_reply, reply, respond
+from tests.plain_tracker import END, EXPIRED, POSTS, START, plain_tracker, told
+from tests.scripted_server import ScriptedServer
 from tests.waiting import wait_until
 
-START, END, EXPIRED = "/conversations/start", "/conversations/end", "/conversations/expired"
-PLAIN = (START, END, EXPIRED, "/agents/register", "/agents/status", "/agents/activity")
 Json = dict[str, Any]
 
 
 @pytest.fixture
 def plain_server() -> Iterator[ScriptedServer]:
-    """A tracker that takes the six plain posts and knows nothing else."""
-    with ScriptedServer(
-        respond(lambda request: json_reply({}, 201) if request.path in PLAIN else reply(404))
-    ) as server:
+    """A tracker that takes the six plain posts, answers the plain questions and knows nothing else."""
+    with plain_tracker() as server:
         yield server
 
 
 @pytest.fixture
 def tracker(plain_server: ScriptedServer, make_tracker: MakeTracker) -> AgentPerformanceTracker:
     return make_tracker(plain_server.url)
-
-
-def told(server: ScriptedServer) -> list[tuple[str, Json]]:
-    """The posts that came, as path and body; nothing was ever posted to a path that is not plain."""
-    posts = [request for request in server.requests if request.method == "POST"]
-    assert {request.path for request in posts} <= set(PLAIN)
-    bodies = [request.json() for request in posts]
-    return [(post.path, body) for post, body in zip(posts, bodies, strict=True) if isinstance(body, dict)]
 
 
 def take_turn(tracker: AgentPerformanceTracker, session: str, *, fails: bool = False) -> Turn:
@@ -70,7 +59,7 @@ def test_every_plain_request_arrives_once(
     by_path: dict[str, list[Json]] = {}
     for path, body in told(plain_server):
         by_path.setdefault(path, []).append(body)
-    assert {path: len(bodies) for path, bodies in by_path.items()} == dict.fromkeys(PLAIN, 1) | {
+    assert {path: len(bodies) for path, bodies in by_path.items()} == dict.fromkeys(POSTS, 1) | {
         START: 3,
         END: 2,
     }
