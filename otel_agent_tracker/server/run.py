@@ -6,7 +6,6 @@ import gc
 import os
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from otel_agent_tracker.listening import is_local, listen, url_of
 from otel_agent_tracker.server.app import LOOPBACK_HOSTS, create_app
 from otel_agent_tracker.server.database import Database, default_path
 from otel_agent_tracker.server.guard import Logins
@@ -44,20 +44,20 @@ class Server:
         database: str | None = None,
         now_us: Callable[[], int] | None = None,
     ) -> None:
-        self._socket = _listen(host, port)
+        self._socket = listen(host, port)
         self._address = self._socket.getsockname()
-        is_local = ip_address(self._address[0]).is_loopback
+        local = is_local(self._address)
         try:
             self._database = Database(database or str(default_path()))
             with usable(self._database):
                 self.store = Store(self._database, now_us)
-                self.key_file = None if is_local else _ensure_key(self.store, self._database)
+                self.key_file = None if local else _ensure_key(self.store, self._database)
         except BaseException:
             self._socket.close()
             raise
         self._logins = Logins()
         hosts = LOOPBACK_HOSTS | {host.lower(), f"[{host.lower()}]"}
-        app = create_app(self.store, logins=self._logins, open_to=hosts if is_local else None)
+        app = create_app(self.store, logins=self._logins, open_to=hosts if local else None)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 app,
@@ -80,10 +80,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is reached from this machine."""
-        address = ip_address(self._address[0])
-        if address.is_unspecified:
-            return f"http://{'127.0.0.1' if address.version == 4 else '[::1]'}:{self.port}"
-        return f"http://{address if address.version == 4 else f'[{address}]'}:{self.port}"
+        return url_of(self._address)
 
     @property
     def database(self) -> str:
@@ -162,15 +159,6 @@ def spoken(url: str) -> str:
         return url
     is_here = any(address[0] == DEFAULT_HOST for *_, address in meant)
     return url.replace(DEFAULT_HOST, "localhost", 1) if is_here else url
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.create_server(address[:2], family=family, backlog=2048)
-    # Connections inherit it. asyncio would set it only on sockets whose protocol number is spelt out, and
-    # without it each answer waits 40 ms for the acknowledgement of its own headers.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
 
 
 def _ensure_key(store: Store, database: Database) -> Path | None:
