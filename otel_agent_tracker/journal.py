@@ -96,6 +96,21 @@ class MemoryJournal:
         self._notify()
         return False
 
+    def persist(self, payload: bytes) -> bool:
+        """Keep an event that its sender keeps too, or have no trace of it; whether it is kept. From any thread."""
+        with self._lock:
+            if self._busy:
+                return False
+            self._busy = True
+            try:
+                kept = self._fits(payload)
+                if kept:
+                    self._remember(payload)
+            finally:
+                self._busy = False
+        self._notify()
+        return kept
+
     def refuse(self, kind: str) -> None:
         """Count an event of this kind that is not to be kept, from any thread."""
         with self._lock:
@@ -192,14 +207,19 @@ class MemoryJournal:
 
     def _remember(self, payload: bytes) -> None:
         """Into the ring, or dropped. Callers hold the lock."""
-        size = frames.HEADER_BYTES + len(payload)
-        if self._closed or size > frames.LARGEST_FRAME or self._ring_bytes + size > self._ring_limit:
+        if not self._fits(payload):
             self.counters.dropped += 1
             return
         self._ring.append(payload)
-        self._ring_bytes += size
+        self._ring_bytes += frames.HEADER_BYTES + len(payload)
         self.counters.appended += 1
         self.counters.not_durable += 1
+
+    def _fits(self, payload: bytes) -> bool:
+        size = frames.HEADER_BYTES + len(payload)
+        return (
+            not self._closed and size <= frames.LARGEST_FRAME and self._ring_bytes + size <= self._ring_limit
+        )
 
     def _forget_oldest(self) -> bytes:
         payload = self._ring.popleft()
@@ -255,6 +275,19 @@ class Journal(MemoryJournal):
             durable = self._write_alone(payload, checksum)
         if not durable and not self._append_to_new(payload, checksum):
             return super().append(payload)
+        if self._sleeping or self._deferred:
+            self._notify()
+        return True
+
+    def persist(self, payload: bytes) -> bool:
+        """Keep an event on disk, or not at all; whether it is there. From any thread."""
+        checksum = frames.checksum(payload)
+        with self._lock:
+            if self._busy:
+                return False
+            durable = self._write_alone(payload, checksum)
+        if not durable and not self._append_to_new(payload, checksum):
+            return False
         if self._sleeping or self._deferred:
             self._notify()
         return True

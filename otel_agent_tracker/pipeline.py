@@ -32,6 +32,7 @@ from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.events import Events
 from otel_agent_tracker.exporter import TrackerSpanExporter
 from otel_agent_tracker.handle import WorkerHandle
+from otel_agent_tracker.intake import Intake
 from otel_agent_tracker.journal import DISK_SUPPORTED, Journal, MemoryJournal
 from otel_agent_tracker.log import Log
 from otel_agent_tracker.metrics import Counted, FolderNow
@@ -95,6 +96,7 @@ class Pipeline:
             user_id_policy=config.user_id,
             default_agent_id=config.agent_id or config.service_name,
         )
+        self._intake = Intake(self.sessions, self._persist, self._redactor)
         add_toucher(self.sessions.touch)
         _pipelines.add(self)
         if self._enabled:
@@ -139,6 +141,29 @@ class Pipeline:
     def is_reporting(self) -> bool:
         """Whether it was told to report other people's turns, and is not disabled."""
         return self._reporter is not None
+
+    def take_in(self, span: ReadableSpan) -> bool:
+        """Keep an event that another process made; False: it is not kept, and its sender must send it again.
+
+        Raises ValueError or TypeError for one that no tracker would take.
+        """
+        return self._intake.take_in(span)
+
+    @property
+    def cannot_keep_because(self) -> str | None:
+        """Why nothing that `take_in` gets is kept at present, or None if it is."""
+        if self._handle.stopping.is_set():
+            return "it is stopping"
+        if (refusal := self._journal.refusal) is not None:
+            return f"the disk refuses: {refusal.strerror or refusal}"
+        if (snapshot := self._handle.snapshot) is not None and snapshot.pressure >= 1.0:
+            return "the state folder is as large as it may be"
+        return None
+
+    def start(self) -> None:
+        """Start the worker now, and not with the first event."""
+        if self._enabled:
+            self._handle.start()
 
     def start_if_pending(self) -> None:
         """Start the worker if an earlier process left events in the state folder."""
@@ -311,13 +336,25 @@ class Pipeline:
 
     def _accept(self, entry: Entry) -> None:
         """Keep the entry; beyond the limit of the state folder the least important kinds are refused first."""
-        snapshot = self._handle.snapshot
-        if snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0):
+        if self._has_no_room(entry):
             self._journal.refuse(entry.event)
             return
         self._journal.append(entry.encode())
         if not self._handle.started:
             self._handle.start()
+
+    def _persist(self, entry: Entry) -> bool:
+        """Keep an entry that its sender keeps too: what finds no room now may come again, so it is not counted."""
+        if self._has_no_room(entry) or self._handle.stopping.is_set():
+            return False
+        kept = self._journal.persist(entry.encode())
+        if not self._handle.started:
+            self._handle.start()
+        return kept
+
+    def _has_no_room(self, entry: Entry) -> bool:
+        snapshot = self._handle.snapshot
+        return snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0)
 
     def _work(self, handle: WorkerHandle) -> None:
         """What the worker's thread runs; nothing that it sends is instrumented."""

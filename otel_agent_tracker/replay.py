@@ -1,4 +1,4 @@
-"""What a dead process accepted and nobody stored, into our map: its open sessions are ours now."""
+"""What another process accepted, into our map: one that is dead, and left it; or a sender behind a bridge."""
 
 from __future__ import annotations
 

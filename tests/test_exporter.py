@@ -44,6 +44,20 @@ def test_the_encoded_span_goes_along_if_asked_for() -> None:
     assert encoded == [span]
 
 
+def test_what_is_not_kept_is_a_failure() -> None:
+    """Of all spans together; the others are accepted."""
+    accepted: list[Entry] = []
+
+    def accept(entry: Entry) -> bool:
+        accepted.append(entry)
+        return entry.event is Event.CONVERSATION
+
+    spans = [foreign_span(event, SESSION) for event in (Event.CONVERSATION_START, Event.CONVERSATION)]
+    assert TrackerSpanExporter(accept).export(spans) is SpanExportResult.FAILURE
+    assert len(accepted) == 2
+    assert TrackerSpanExporter(accept).export(spans[1:]) is SpanExportResult.SUCCESS
+
+
 def test_after_shutdown_spans_are_refused() -> None:
     """What was accepted before is its keeper's."""
     accepted: list[Entry] = []

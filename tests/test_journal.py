@@ -313,6 +313,27 @@ def test_events_wait_in_memory_while_the_disk_refuses(open_journal: OpenJournal)
     assert journal.append(b"after")
 
 
+def test_what_must_be_on_disk_is_there_or_nowhere(open_journal: OpenJournal) -> None:
+    """While the disk refuses, nothing is kept in memory for a sender that keeps it itself."""
+    journal = open_journal()
+    with refusing_disk():
+        assert not journal.persist(EVENT)
+        assert (journal.counters, journal.read_ring()) == (JournalCounters(), [])
+    come_back(journal)
+    assert journal.persist(EVENT)
+    assert (journal.counters, read_all(journal)) == (JournalCounters(appended=1), [EVENT])
+
+
+def test_memory_takes_what_fits_or_nothing() -> None:
+    """Where memory is all the durability that is asked for."""
+    journal = MemoryJournal(ring_bytes=100)
+    assert journal.persist(b"x" * 50)
+    assert not journal.persist(b"x" * 50)
+    assert (journal.counters.appended, journal.counters.dropped) == (1, 0)
+    journal.close()
+    assert not journal.persist(b"")
+
+
 def test_a_large_ring_returns_to_disk(open_journal: OpenJournal) -> None:
     """As many segments as needed are made, large ones too; if the disk refuses again the rest waits on."""
     journal = open_journal(segment_bytes=SEGMENT // 4, ring_bytes=10 * SEGMENT)
