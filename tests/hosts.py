@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -95,14 +95,28 @@ class Life:
             self.turn_ids.append(turn.turn_id)
 
 
+@contextmanager
+def directly(url: str) -> Iterator[dict[str, str]]:
+    """The settings of a life that calls the tracker itself."""
+    yield {"url": url}
+
+
 def live(
-    state_dir: Path, monkeypatch: pytest.MonkeyPatch, *, disturb: Callable[[int], None] = lambda _: None
+    state_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    disturb: Callable[[int], None] = lambda _: None,
+    way: Callable[[str], AbstractContextManager[dict[str, str]]] = directly,
+    least: int = 0,
 ) -> Sent:
-    """Live the life against a tracker on loopback; `disturb` is called before each step. What arrived."""
+    """Live the life against a tracker on loopback; `disturb` is called before each step. What arrived.
+
+    `way` gives the settings that lead to the tracker at a URL; `least` is how many requests are waited for.
+    """
     clock = StandingClock()
     monkeypatch.setattr(session_id, "_random", Random("before the first step"))
-    with ScriptedServer(respond(tracker_answer)) as server:
-        config = resolve({"url": server.url, "state_dir": state_dir})
+    with ScriptedServer(respond(tracker_answer)) as server, way(server.url) as settings:
+        config = resolve({**settings, "state_dir": state_dir})
         substitute(Pipeline(config, clock=clock.clock))
         try:
             with (
@@ -115,6 +129,7 @@ def live(
                     session_id._random.seed(number)
                     disturb(number)
                 assert tracker.flush(5.0)
+            server.wait_for_requests(least)
         finally:
             substitute(None)
         return _as_sent(server.requests, life.turn_ids)

@@ -86,7 +86,14 @@ def test_the_metadata_name_version_python_and_extras(wheel: Path) -> None:
     metadata = Parser().parsestr(read(wheel, "METADATA"))
     assert (metadata["Name"], metadata["Version"]) == ("otel-agent-tracker", VERSION)
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "auto", "demo", "postgres", "server"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "all",
+        "auto",
+        "bridge",
+        "demo",
+        "postgres",
+        "server",
+    }
 
 
 def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

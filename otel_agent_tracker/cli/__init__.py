@@ -15,11 +15,12 @@ __all__ = ["main"]
 @click.command(
     "otel-agent-tracker",
     cls=Commands,
-    modules=("serve", "run", "demo", "conversations", "outbox", "keys", "doctor"),
+    modules=("serve", "run", "bridge", "demo", "conversations", "outbox", "keys", "doctor"),
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples(
         "otel-agent-tracker serve",
         "otel-agent-tracker run -- python app.py",
+        "otel-agent-tracker bridge --url https://tracker.example.com",
         "AGENT_TRACKER_URL=http://localhost:8700 otel-agent-tracker doctor",
         "otel-agent-tracker conversations list --active",
         "otel-agent-tracker outbox status",

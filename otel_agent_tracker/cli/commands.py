@@ -96,15 +96,20 @@ def _leave_interrupted(ctx: click.Context) -> None:
     ctx.exit(INTERRUPTED)
 
 
-_EXTRA_OF_COMMAND = {"demo": "demo,server"}  # it needs both; whichever is missed first
+_EXTRA_OF_COMMAND = {  # whichever of several packages is missed first
+    "bridge": "bridge",
+    "demo": "demo,server",
+}
 
 _EXTRA_OF = {
     "alembic": "server",
     "fastapi": "server",
+    "grpc": "bridge",
     "jinja2": "server",
     "sqlalchemy": "server",
     "starlette": "server",
     "uvicorn": "server",
+    "zstandard": "bridge",
     "psycopg": "postgres",
     "pydantic_ai": "demo",
 }

@@ -246,7 +246,7 @@ def _partial_success(answer: Answer, log: SparingLog) -> Result:
     if not answer.body or not answer.content_type.lower().startswith("application/x-protobuf"):
         return Delivered()
     # only now: the generated code takes its time to import, and answers are mostly empty
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+    from google.protobuf.message import DecodeError
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
     try:

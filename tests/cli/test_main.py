@@ -40,6 +40,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
     assert {" ".join(names) for names in LEAVES} == {
         "serve",
         "run",
+        "bridge",
         "demo",
         "conversations list",
         "conversations show",
@@ -120,7 +121,7 @@ def test_what_lists_or_shows_speaks_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "accepted"),
     [
-        (["nope"], "serve, run, demo, conversations, outbox, keys, doctor"),
+        (["nope"], "serve, run, bridge, demo, conversations, outbox, keys, doctor"),
         (["outbox", "nope"], "status, list, show, retry, purge, drain"),
         (["conversations", "nope"], "list, show"),
         (["keys", "nope"], "create, list, revoke"),
@@ -165,6 +166,8 @@ def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("fastapi", ["serve", "--port", "0"], "server"),
         ("uvicorn", ["serve", "--port", "0"], "server"),
         ("sqlalchemy", ["keys", "list"], "server"),
+        ("uvicorn", ["bridge", "--url", "http://127.0.0.1:9"], "bridge"),
+        ("zstandard", ["bridge", "--url", "http://127.0.0.1:9"], "bridge"),
         ("pydantic_ai", ["demo", "--exit"], "demo,server"),
         ("fastapi", ["demo", "--exit"], "demo,server"),
     ],

@@ -1,0 +1,1 @@
+"""The bridge: what it decodes, answers, keeps and refuses."""
