@@ -156,8 +156,9 @@ _SECRET_KEY = re.compile(
 class _Form(NamedTuple):
     """What a secret looks like; one of `marks` is in the lower case of every such text.
 
-    `pattern` is compiled, and then kept by `re`, for the first text that may have the form: most processes see
-    none, and each would pay for it when it imports us.
+    `pattern` begins with a character or a set of them: only then does a search run from one such character to the
+    next. It is compiled, and then kept by `re`, for the first text that may have the form: most processes see none,
+    and each would pay for it when it imports us.
     """
 
     marks: tuple[str, ...]
@@ -171,28 +172,28 @@ _PRIVATE_KEY = (
     r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
 _USER_OF_URL = r"""://[^\s/?#"'<>]*@"""
-_OF_VENDORS = r"""(?<![A-Za-z0-9]) (?:
-    sk-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
-  | [rs]k_(?:live|test)_[A-Za-z0-9]{10,}+ | whsec_[A-Za-z0-9+/=]{16,}+
-  | gh[oprsu]_[A-Za-z0-9]{20,}+ | github_pat_[A-Za-z0-9_]{20,}+ | glpat-[A-Za-z0-9_-]{16,}+
-  | xox[a-z]-[A-Za-z0-9-]{10,}+ | hf_[A-Za-z0-9]{20,}+
-  | AIza[A-Za-z0-9_-]{30,}+ | A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])
+_OF_VENDORS = r"""[Aghrswx](?<![A-Za-z0-9][Aghrswx]) (?:
+    (?<=s)k-(?=[A-Za-z_-]{0,32}[0-9])[A-Za-z0-9_-]{16,}+
+  | (?<=[rs])k_(?:live|test)_[A-Za-z0-9]{10,}+ | (?<=w)hsec_[A-Za-z0-9+/=]{16,}+
+  | (?<=g)(?: h[oprsu]_[A-Za-z0-9]{20,}+ | ithub_pat_[A-Za-z0-9_]{20,}+ | lpat-[A-Za-z0-9_-]{16,}+ )
+  | (?<=x)ox[a-z]-[A-Za-z0-9-]{10,}+ | (?<=h)f_[A-Za-z0-9]{20,}+
+  | (?<=A)(?: Iza[A-Za-z0-9_-]{30,}+ | [KS]IA[A-Z0-9]{16}(?![A-Za-z0-9]) )
 )"""
 _MARKS_OF_VENDORS = (
     *("sk-", "k_live_", "k_test_", "whsec_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-"),
     *("xox", "hf_", "aiza", "akia", "asia"),
 )
-_JWT = r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
-_BEARER = r"(bearer[\s:]{1,4})(?=[a-z.]{0,64}[0-9_~+/=-]|[a-z]{20})[a-z0-9._~+/=-]{6,}+"
-_SCHEME = r"""(authorization["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?:apikey|basic|digest|token)\s{1,2})[^\s"']++"""
+_JWT = r"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
+_BEARER = r"([Bb](?i:earer)[\s:]{1,4})(?=[A-Za-z.]{0,64}[0-9_~+/=-]|[A-Za-z]{20})[A-Za-z0-9._~+/=-]{6,}+"
+_SCHEME = r"""([Aa](?i:uthorization)["'\\]{0,2}\s?[:=]\s?["'\\]{0,2}(?i:apikey|basic|digest|token)\s{1,2})[^\s"']++"""
 
 _FORMS = (
     _Form(("private key",), _PRIVATE_KEY, re.DOTALL),
     _Form(("://",), _USER_OF_URL, replacement=f"://{REDACTED}@"),
     _Form(_MARKS_OF_VENDORS, _OF_VENDORS, re.VERBOSE),
     _Form(("eyj",), _JWT),
-    _Form(("bearer",), _BEARER, re.IGNORECASE, rf"\g<1>{REDACTED}"),
-    _Form(("authorization",), _SCHEME, re.IGNORECASE, rf"\g<1>{REDACTED}"),
+    _Form(("bearer",), _BEARER, replacement=rf"\g<1>{REDACTED}"),
+    _Form(("authorization",), _SCHEME, replacement=rf"\g<1>{REDACTED}"),
 )
 
 # What may be said to have a value, and what has to be before it. The value is the last group of its pattern.
