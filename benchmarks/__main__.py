@@ -33,14 +33,21 @@ _TIMEOUT_SECONDS = 900
 @click.option("--quick", is_flag=True, help="Fewer calls and sessions; for a first look.")
 @click.option("--only", multiple=True, help="A measurement by name; may be given more than once.")
 @click.option("--peers/--no-peers", default=True, help="Whether langfuse, logfire and agentops are measured.")
+@click.option(
+    "--conversations",
+    type=click.IntRange(1_000),
+    help="How many a tracker knows when it is asked; 1,000,000.",
+)
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Where to write the numbers.")
-def main(quick: bool, only: tuple[str, ...], peers: bool, file: Path | None) -> None:
+def main(
+    quick: bool, only: tuple[str, ...], peers: bool, conversations: int | None, file: Path | None
+) -> None:
     """Measure what it costs and what it can do, in ratios to what people know.
 
     With --json FILE the numbers are merged into FILE, which `python -m benchmarks.report FILE` makes
     docs/benchmarks.md of.
     """
-    measurements = _measurements(quick, peers)
+    measurements = _measurements(quick, peers, conversations)
     if unknown := set(only) - set(measurements):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; known: {', '.join(measurements)}")
     raw: dict[str, float] = {}
@@ -58,16 +65,21 @@ def _merge(file: Path, raw: dict[str, float], quick: bool) -> None:
     file.write_text(json.dumps({"machine": _machine(quick), "raw": before | raw}, indent=2) + "\n")
 
 
-def _measurements(quick: bool, peers: bool) -> dict[str, Callable[[], Mapping[str, float]]]:
+def _measurements(
+    quick: bool, peers: bool, conversations: int | None
+) -> dict[str, Callable[[], Mapping[str, float]]]:
     flags = ["--quick"] if quick else []
     no_peers = [] if peers else ["--no-peers"]
+    known = [] if conversations is None else ["--conversations", str(conversations)]
     return {
         "caller": lambda: _module("benchmarks.caller", *flags),
+        "hostile": lambda: _module("benchmarks.hostile", *flags),
         **{peer: partial(_peer, peer, *flags) for peer in PEERS if peers},
         "spans": lambda: _module("benchmarks.spans", *flags),
         "delivery": lambda: _module("benchmarks.delivery", *flags),
         "burst": lambda: _module("benchmarks.delivery", "--burst", *flags),
         "lifetime": lambda: _module("benchmarks.lifetime", *flags, *no_peers),
+        "tracker": lambda: _module("benchmarks.tracker", *flags, *known),
         "sessions": lambda: _module("benchmarks.sessions", *(["100000"] if quick else [])),
     }
 

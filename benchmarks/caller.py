@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,7 +27,7 @@ KILOBYTE = {f"key_{number:02d}": "x" * 30 for number in range(24)}
 class StartEnd:
     """`start_conversation` and `end_conversation`."""
 
-    def __init__(self, tracker: AgentPerformanceTracker, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, tracker: AgentPerformanceTracker, metadata: Mapping[str, Any] | None = None) -> None:
         self._tracker = tracker
         self._metadata = metadata
 
@@ -62,19 +64,31 @@ def _trackers(url: str) -> Iterator[dict[str, AgentPerformanceTracker]]:
 
 def _measure(url: str, provider: TracerProvider, quick: bool) -> dict[str, dict[str, Times]]:
     plain: dict[str, Subject] = {"plain": PlainSpan(provider)}
-    rounds = 4 if quick else 15
     with _trackers(url) as trackers:
         start_end: dict[str, Subject] = {name: StartEnd(one) for name, one in trackers.items()}
         turns: dict[str, Subject] = {name: StartTurnEnd(one) for name, one in trackers.items()}
         metadata: dict[str, Subject] = {name: StartEnd(one, KILOBYTE) for name, one in trackers.items()}
-        return {
-            "start_end": alone(start_end | plain, rounds=rounds, calls=200),
-            "turn": alone(turns | plain, rounds=rounds, calls=200),
-            "metadata": alone(metadata | plain, rounds=rounds, calls=200),
-            "threads": beside_cpu_bound_thread(
-                start_end | plain, rounds=2 if quick else 4, seconds=1.5 if quick else 4
-            ),
+
+        def by_itself(subjects: dict[str, Subject]) -> dict[str, Times]:
+            return alone(subjects | plain, rounds=4 if quick else 15, calls=200)
+
+        def beside(subjects: dict[str, Subject]) -> dict[str, Times]:
+            rounds, seconds = (2, 1.5) if quick else (4, 4)
+            return beside_cpu_bound_thread(subjects | plain, rounds=rounds, seconds=seconds)
+
+        steps: dict[str, tuple[Callable[[dict[str, Subject]], dict[str, Times]], dict[str, Subject]]] = {
+            "start_end": (by_itself, start_end),
+            "turn": (by_itself, turns),
+            "metadata": (by_itself, metadata),
+            "threads": (beside, start_end),
+            "turn_threads": (beside, {"disk": turns["disk"]}),
+            "metadata_threads": (beside, {"disk": metadata["disk"]}),
         }
+        found = {}
+        for name, (measure, subjects) in steps.items():
+            print(f"  caller: {name}", file=sys.stderr, flush=True)
+            found[name] = measure(subjects)
+        return found
 
 
 def main() -> None:

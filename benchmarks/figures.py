@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.queries import QUERIES
+
 __all__ = ["FIGURES", "Figure", "Row", "rows"]
 
 
@@ -67,12 +69,15 @@ _DELIVERY = "Delivered events per second"
 _BURST = "A burst of conversations"
 _SESSIONS = "Live sessions"
 _PROCESS = "The process"
+_HOSTILE = "Hostile metadata"
+_TRACKER = "The tracker"
+_QUERIES = "What a tracker is asked, p95 of each"
 
 
 def _caller(what: str, key: str, *, at_most: float | None = None) -> Figure:
     source, _, rest = key.partition(".")
     plain = f"{source}.plain.{rest.partition('.')[2]}"
-    group = _BUSY if ".threads." in key else _CALLER
+    group = _BUSY if "threads." in key else _CALLER
     return Figure(group=group, what=what, key=key, unit="µs", baseline=plain, at_most=at_most)
 
 
@@ -100,9 +105,42 @@ FIGURES = (
     Figure(group=_BUSY, what="… in itself", key="caller.disk.threads.p999", unit="µs", at_most=5_000),
     Figure(group=_BUSY, what="… the worst", key="caller.disk.threads.worst", unit="µs", at_most=50_000),
     _caller("start + end, in memory, p99.9", "caller.memory.threads.p999"),
+    _caller("start + end with 1 KB of metadata, on disk, p50", "caller.disk.metadata_threads.p50"),
+    _caller("start + end with 1 KB of metadata, on disk, p99.9", "caller.disk.metadata_threads.p999"),
+    _caller("start + turn + end, on disk, p50", "caller.disk.turn_threads.p50"),
+    _caller("start + turn + end, on disk, p99.9", "caller.disk.turn_threads.p999"),
     _caller("langfuse, p99.9", "langfuse.langfuse.threads.p999"),
     _caller("logfire, p99.9", "logfire.logfire.threads.p999"),
     _caller("agentops, p99.9", "agentops.agentops.threads.p999"),
+    Figure(
+        group=_HOSTILE,
+        what="the copy of the costliest shape, p50",
+        key="hostile.copy",
+        unit="µs",
+        at_most=200,
+    ),
+    Figure(
+        group=_HOSTILE,
+        what="the search for secrets in the costliest, p50",
+        key="hostile.search",
+        unit="µs",
+    ),
+    Figure(
+        group=_HOSTILE,
+        what="start + end with all shapes at once, on disk, against one plain SDK span, p50",
+        key="hostile.call.p50",
+        unit="µs",
+        baseline="hostile.plain.p50",
+    ),
+    Figure(group=_HOSTILE, what="… p99", key="hostile.call.p99", unit="µs", baseline="hostile.plain.p99"),
+    Figure(
+        group=_SPANS,
+        what="a known instrumentation's, watched against not",
+        key="spans.watched.known.p50",
+        unit="µs",
+        baseline="spans.plain.known.p50",
+        at_most=1.1,
+    ),
     Figure(
         group=_SPANS,
         what="one that is no agent's, watched against not",
@@ -118,6 +156,21 @@ FIGURES = (
         unit="µs",
         baseline="spans.plain.llm.p50",
         at_most=1.4,
+    ),
+    Figure(
+        group=_SPANS,
+        what="an agent's below a turn, watched against not",
+        key="spans.watched.agent.p50",
+        unit="µs",
+        baseline="spans.plain.agent.p50",
+        at_most=1.4,
+    ),
+    Figure(
+        group=_SPANS,
+        what="an agent's that is a turn, reported against not",
+        key="spans.watched.turn.p50",
+        unit="µs",
+        baseline="spans.plain.turn.p50",
     ),
     Figure(
         group=_DELIVERY,
@@ -152,6 +205,25 @@ FIGURES = (
         what="spans lost by BatchSpanProcessor with its defaults, backend slow",
         key="burst.plain_lost_percent",
         unit="%",
+    ),
+    Figure(
+        group=_TRACKER,
+        what="events taken in, in batches into SQLite",
+        key="tracker.ingest",
+        unit="/s",
+        at_least=10_000,
+    ),
+    Figure(
+        group=_TRACKER,
+        what="from a call's return to the page that shows it, p95",
+        key="tracker.visible",
+        unit="s",
+        at_most=2,
+    ),
+    Figure(group=_QUERIES, what="conversations that it knows", key="tracker.conversations", unit="in all"),
+    *(
+        Figure(group=_QUERIES, what=name, key=f"tracker.query.{name}", unit="ms", at_most=150)
+        for name in QUERIES
     ),
     Figure(
         group=_SESSIONS,

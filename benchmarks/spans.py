@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping
 from tempfile import TemporaryDirectory
 
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from benchmarks.plain_span import make_provider
 from benchmarks.sink import running_sink
 from benchmarks.timing import Subject, alone
-from otel_agent_tracker import install
+from otel_agent_tracker import AgentPerformanceTracker, install
 
 __all__: list[str] = []
 
@@ -34,12 +35,28 @@ LLM: dict[str, str | int] = {
 }
 
 
+AGENT: dict[str, str | int] = {
+    "gen_ai.operation.name": "invoke_agent",
+    "gen_ai.provider.name": "openai",
+    "gen_ai.agent.name": "support-bot",
+    "gen_ai.conversation.id": "thread-17",
+    "gen_ai.request.model": "model",
+}
+KNOWN = "opentelemetry.instrumentation.httpx"
+
+
 class OneSpan:
     """A span with the given attributes, below whatever span is current."""
 
-    def __init__(self, provider: TracerProvider, name: str, attributes: Mapping[str, str | int]) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        name: str,
+        attributes: Mapping[str, str | int],
+        scope: str = "benchmark",
+    ) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("benchmark")
+        self._tracer = provider.get_tracer(scope)
         self._name = name
         self._attributes = attributes
 
@@ -52,32 +69,49 @@ class OneSpan:
         self._provider.force_flush()
 
 
+class OneTurn(OneSpan):
+    """A span that is a turn, and so is reported; `tracker` is who reports it."""
+
+    tracker: AgentPerformanceTracker | None = None
+
+    def settle(self) -> None:
+        """Wait until all spans are exported, and all turns delivered."""
+        super().settle()
+        assert self.tracker is None or self.tracker.flush(60)
+
+
 def _measure(url: str, rounds: int) -> dict[str, float]:
     plain, watched = make_provider(url), make_provider(url)
-    http: dict[str, Subject] = {
-        "plain": OneSpan(plain, "GET", HTTP),
-        "watched": OneSpan(watched, "GET", HTTP),
-    }
-    llm: dict[str, Subject] = {
-        "plain": OneSpan(plain, "chat", LLM),
-        "watched": OneSpan(watched, "chat", LLM),
-    }
+
+    def both(name: str, attributes: Mapping[str, str | int], scope: str = "benchmark") -> dict[str, Subject]:
+        return {
+            "plain": OneSpan(plain, name, attributes, scope),
+            "watched": OneSpan(watched, name, attributes, scope),
+        }
+
+    def measured(kind: str, subjects: dict[str, Subject]) -> dict[str, float]:
+        print(f"  spans: {kind}", file=sys.stderr, flush=True)
+        times = alone(subjects, rounds=rounds, calls=500)
+        return {f"{name}.{kind}.p50": each.p50 for name, each in times.items()}
+
     with TemporaryDirectory() as folder:
         os.environ["AGENT_TRACKER_STATE_DIR"] = folder
         tracker = install(watched, base_url=url)
-        outside = alone(http, rounds=rounds, calls=500)
+        turn = OneTurn(watched, "invoke_agent", AGENT)
+        turn.tracker = tracker
+        figures = measured("http", both("GET", HTTP)) | measured("known", both("GET", HTTP, KNOWN))
+        figures |= measured("turn", {"plain": OneTurn(plain, "invoke_agent", AGENT), "watched": turn})
         with tracker.conversation("support-bot") as conversation, conversation.turn():
-            inside = alone(llm, rounds=rounds, calls=500)
+            figures |= measured("llm", both("chat", LLM)) | measured("agent", both("invoke_agent", AGENT))
         tracker.flush(10)
         tracker.close()
     plain.shutdown()
     watched.shutdown()
-    figures = {f"{name}.http.p50": times.p50 for name, times in outside.items()}
-    return figures | {f"{name}.llm.p50": times.p50 for name, times in inside.items()}
+    return figures
 
 
 def main() -> None:
-    """Measure a span that is nobody's of ours, and a model's below a turn."""
+    """Measure spans that are nobody's of ours, a model's and an agent's below a turn, and one that is a turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
