@@ -92,9 +92,9 @@ def _without_named(text: str) -> str:
     pieces: list[str] = []
     position = 0
     for start, end in spans:
-        if start >= position:  # not inside of one before it
+        if start >= position:  # and not inside of one before it
             pieces += text[position:start], REDACTED
-            position = end
+        position = max(position, end)
     return "".join((*pieces, text[position:]))
 
 
@@ -214,5 +214,7 @@ _RARE = r"""
   | b(?i:earer) | B(?i:earer) | z(?i:ation) | Z(?i:ation)
   | /(?<=://)[^\s/?\#"'<>]*@ | =\s?["'\\]{0,2}[^\s"'&,;<>\\]{3} | '\s?:
 """
-_RARE_IN_TEXT = re.compile(_RARE + r'| "\s?:', re.VERBOSE)
+_RARE_IN_TEXT = re.compile(
+    _RARE + r'| :(?: (?<=":) | (?<="\s:) )', re.VERBOSE
+)  # fewer than quotes are colons
 _RARE_IN_JSON = re.compile(_RARE + r"| \\", re.VERBOSE)  # a quote in a text has a backslash before it

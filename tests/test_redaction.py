@@ -150,6 +150,8 @@ def test_below_a_secret_key_all_is_redacted_but_yes_no_and_nothing() -> None:
         ("{'api_key': 'abc'}", "{'api_key': '[redacted]'}"),
         ("İ İ Token=abcdef İ", "İ İ Token=[redacted] İ"),
         ("token=pwd=abcdef", "token=[redacted]"),
+        ("'token': 'a secret=bcd and more'", "'token': '[redacted]'"),
+        ('"password" : "hunter 2"', '"password" : "[redacted]"'),
         (r"{\"client_secret\": \"abc\"}", r"{\"client_secret\": \"[redacted]\"}"),
     ],
 )
