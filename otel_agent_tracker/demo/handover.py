@@ -36,10 +36,20 @@ class Report:
 
 
 async def take_over(url: str, folder: Path, session_id: str) -> Report:
-    """Let a new process go on with the session and end it; raises RuntimeError if it fails."""
+    """Let a new process go on with the session and end it; raises RuntimeError if it fails.
+
+    It ends with this call. Ctrl-C reaches it through us alone: it would answer with a traceback.
+    """
     command = (sys.executable, "-m", COLLEAGUE, url, str(folder), session_id)
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, process_group=0
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise RuntimeError(f"the second process ended with {process.returncode}")
     return Report.from_json(output)
