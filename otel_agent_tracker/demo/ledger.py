@@ -118,12 +118,13 @@ def _count(held: Sequence[Held], outcome: Outcome) -> int:
 
 def _response_times(turns: Sequence[Bounds]) -> Json:
     if not turns:
-        return {"count": 0, "mean": None, "p50": None, "p95": None}
+        return {"count": 0, "mean": None, "p50": None, "p95": None, "p99": None}
     return {
         "count": len(turns),
         "mean": Bounds(fmean(turn.least for turn in turns), fmean(turn.most for turn in turns)),
         "p50": _percentile(turns, 50),
         "p95": _percentile(turns, 95),
+        "p99": _percentile(turns, 99),
     }
 
 
@@ -139,6 +140,7 @@ def _quality(held: Sequence[Held]) -> Json:
     return {
         "rated": len(scores),
         "total": len(held),
+        "share": len(scores) / len(held) if held else None,
         "mean": fmean(scores) if scores else None,
         "distribution": {str(score): counts[score] for score in range(1, 6)},
     }
