@@ -5,6 +5,9 @@ under a lock that covers only that copy: no system call, nothing that gives up t
 survives the process, though not a power cut: another process finds it by trying the lock that every living
 process holds on its files. Where the disk refuses, events wait in memory until it accepts them again.
 
+New files are made by a thread of their own, or by the worker: a caller that needs one waits for it, but no longer
+for the disk than a host can be made to wait. Then events wait in memory until the disk has answered.
+
 The lock may be taken twice by one thread, when a signal handler or a finaliser appends in the middle of an
 append. Such an event is put aside and follows as soon as the outer one is in place.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -21,10 +25,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import RLock
+from threading import Lock, RLock
 
 from otel_agent_tracker import frames, session_id
 from otel_agent_tracker.frames import ReadResult
+from otel_agent_tracker.making import Making
 from otel_agent_tracker.segment import DISK_SUPPORTED, SUFFIX, WARM_BYTES, Segment, adopt_dead
 
 __all__ = ["DISK_SUPPORTED", "Journal", "JournalCounters", "MemoryJournal", "ReadResult", "Segment"]
@@ -35,7 +40,6 @@ _SPARES = 2
 _MOST_UNREAD = 64  # bounds disk and descriptors should the worker be stuck
 _MOST_ADOPTED = 64
 _RETRIES = 2
-_LONGEST_WAIT = 0.03  # what a host's thread may wait on us, in seconds
 
 
 @dataclass(slots=True)
@@ -68,6 +72,8 @@ class MemoryJournal:
 
     counters: JournalCounters
     refusal: OSError | None
+    moving: Lock
+    """Held by whoever takes events out of memory, to store them elsewhere or to bring them to disk."""
     _busy: bool
     _closed: bool
     _sleeping: bool
@@ -183,6 +189,7 @@ class MemoryJournal:
     def _begin(self) -> None:
         self.counters = JournalCounters()
         self.refusal = None
+        self.moving = Lock()
         self._lock = RLock()
         self._busy = False
         self._deferred = deque()
@@ -246,7 +253,8 @@ class Journal(MemoryJournal):
     `refusal` is why the disk does, or None while it does not.
     """
 
-    _is_making: bool
+    _making: Making | None  # the segment that is being made
+    _excused: set[int]  # threads that wait for one, or make it, and are not to wait once more
     _current: Segment | None
     _spares: deque[Segment]
     _own: list[Segment]  # in the order in which they were written; the current one is the last
@@ -313,10 +321,11 @@ class Journal(MemoryJournal):
         """
         if self._closed or self.refusal is not None:
             return
-        try:
-            self._move_ring_to_disk()
-        except OSError as error:
-            self.refusal = error
+        with self.moving:
+            try:
+                self._move_ring_to_disk()
+            except OSError as error:
+                self.refusal = error
 
     def adopt(self) -> int:
         """Take over segments of dead processes; how many. Some may be left for a later call."""
@@ -366,8 +375,8 @@ class Journal(MemoryJournal):
 
     def _begin(self) -> None:
         super()._begin()
-        self._making = RLock()
-        self._is_making = False
+        self._making = None
+        self._excused = set()
         self._current = None
         self._spares = deque()
         self._own = []
@@ -378,12 +387,10 @@ class Journal(MemoryJournal):
 
     # --- writing: any thread --------------------------------------------------------------------------------
 
-    def _write_alone(self, payload: bytes, checksum: int, new: Segment | None = None) -> bool:
+    def _write_alone(self, payload: bytes, checksum: int) -> bool:
         """Write and count one event; False if there is no room for it. Callers hold the lock."""
         self._busy = True
         try:
-            if new is not None:
-                self._install(new)
             if not self._write(payload, checksum):
                 return False
             self.counters.appended += 1
@@ -399,11 +406,12 @@ class Journal(MemoryJournal):
         current = self._current
         if current is not None and current.write(payload, checksum):
             return True
-        if not self._spares or frames.HEADER_BYTES + len(payload) > self._segment_bytes:
+        size = frames.HEADER_BYTES + len(payload)
+        spare = next((each for each in self._spares if each.size >= size), None)
+        if spare is None:
             return False
-        spare = self._spares[0]
         self._install(spare)
-        self._spares.popleft()  # only now: a fork in between must find it in one of the two
+        self._spares.remove(spare)  # only now: a fork in between must find it in one of the two
         return spare.write(payload, checksum)
 
     def _install(self, segment: Segment) -> None:
@@ -414,40 +422,79 @@ class Journal(MemoryJournal):
         self._current = segment
 
     def _append_to_new(self, payload: bytes, checksum: int) -> bool:
-        """Write to a segment that the caller makes itself; False if it cannot be had."""
-        if self._closed or self.refusal is not None or len(payload) > frames.LARGEST_PAYLOAD:
+        """Write to a segment that is made for it; False if the disk refuses one, or keeps it waiting."""
+        thread = threading.get_ident()
+        if len(payload) > frames.LARGEST_PAYLOAD or thread in self._excused:
             return False
-        with self._as_maker(_LONGEST_WAIT) as may_make:
-            try:
-                return may_make and self._make_and_write(payload, checksum)
-            except OSError as error:
-                self.refusal = error
-                return False
+        self._excused.add(thread)
+        try:
+            while not self._closed and self.refusal is None:
+                with self._lock:
+                    if self._write_alone(payload, checksum):  # somebody has made one meanwhile
+                        return True
+                    making, is_new = self._claim()
+                if is_new:
+                    self._make_elsewhere(making, frames.HEADER_BYTES + len(payload))
+                if not making.wait():
+                    return False
+            return False
+        finally:
+            self._excused.discard(thread)
 
-    def _make_and_write(self, payload: bytes, checksum: int) -> bool:
+    def _make_elsewhere(self, making: Making, least: int) -> None:
+        """Make a segment on a thread of its own: a disk that hangs is to hang no caller."""
+        name = "otel-agent-tracker-journal"
+        try:
+            threading.Thread(
+                target=self._make_for_callers, args=(making, least), name=name, daemon=True
+            ).start()
+        except (RuntimeError, MemoryError):  # as while the interpreter exits
+            self._make_for_callers(making, least)
+
+    def _make_for_callers(self, making: Making, least: int) -> None:
+        with suppress(Exception), self._as_maker(making):
+            self.counters.made_by_callers += not self._make_spare(least).retired
+            if self._ring and self.moving.acquire(blocking=False):  # else the worker is storing it
+                try:
+                    self._move_ring_to_disk()
+                finally:
+                    self.moving.release()
+
+    def _claim(self) -> tuple[Making, bool]:
+        """The segment in the making, and whether the caller has the right and the duty to make it."""
         with self._lock:
-            if self._write_alone(payload, checksum):  # somebody has made one meanwhile
-                return True
-        segment = self._make(frames.HEADER_BYTES + len(payload))
-        with self._lock:
-            if self._closed:
-                segment.retire()
-                return False
-            self.counters.made_by_callers += 1
-            return self._write_alone(payload, checksum, new=segment)
+            making = self._making
+            if making is not None:
+                return making, False
+            self._making = Making()
+            return self._making, True
 
     @contextmanager
-    def _as_maker(self, timeout: float = -1) -> Iterator[bool]:
-        """Whether this call may make a segment: no other thread does, nor a call that this one interrupts."""
-        if not self._making.acquire(timeout=timeout):
-            yield False
-            return
-        outermost, self._is_making = not self._is_making, True
+    def _as_maker(self, making: Making) -> Iterator[None]:
+        """Make what was claimed in here; whatever fails is a refusal before anybody looks for the segment."""
+        thread = threading.get_ident()
+        self._excused.add(thread)
+        making.begin()
         try:
-            yield outermost
+            yield
+        except Exception as error:
+            self.refusal = error if isinstance(error, OSError) else OSError(errno.ENOMEM, repr(error))
+            raise
         finally:
-            self._is_making = not outermost
-            self._making.release()
+            self._excused.discard(thread)
+            if self._making is making:  # not in a child forked meanwhile
+                self._making = None
+            making.finish()
+
+    def _make_spare(self, least: int = 0) -> Segment:
+        """Make a segment for whoever needs it first. Callers are makers."""
+        segment = self._make(least)
+        with self._alone():
+            if not self._closed:
+                self._spares.append(segment)
+                return segment
+        segment.retire()
+        return segment
 
     def _make(self, least: int = 0) -> Segment:
         """A new segment of the usual size, or of `least` bytes if that is more. Callers are makers."""
@@ -467,12 +514,11 @@ class Journal(MemoryJournal):
 
     def _make_spares(self) -> None:
         while not self._closed and len(self._spares) < _SPARES:
-            with (
-                self._as_maker()
-            ):  # until it is in its place: segments are written in the order of their names
-                segment = self._make()
-                with self._alone():
-                    self._spares.append(segment)
+            making, is_new = self._claim()
+            if not is_new:
+                return
+            with self._as_maker(making):
+                segment = self._make_spare()
             self._warm(segment)
 
     def _warm(self, segment: Segment) -> None:
@@ -484,23 +530,26 @@ class Journal(MemoryJournal):
             time.sleep(0)  # hands over the GIL, which a waiting thread would otherwise get after 5 ms
 
     def _move_ring_to_disk(self) -> None:
+        """Bring what waits in memory to disk, up to where that needs a segment that another thread makes."""
         while self._ring:
-            payload = self._ring[0]  # only the worker takes any
+            payload = self._ring[0]  # nobody else takes any
             checksum = frames.checksum(payload)
             with self._alone():
                 if self._write(payload, checksum):
                     self._forget_oldest()
                     continue
-            with self._as_maker():
-                segment = self._make(frames.HEADER_BYTES + len(payload))
-                with self._alone():
-                    self._install(segment)
+            making, is_new = self._claim()
+            if not is_new:
+                return
+            with self._as_maker(making):
+                self._make_spare(frames.HEADER_BYTES + len(payload))
 
     def _abandon_deleted(self) -> None:
         """Write no more to files that were deleted under us; what they hold can still be read."""
         deleted = [segment for segment in self._all_own() if not (segment.sealed or segment.is_linked)]
         if not deleted:
             return
+        unused = []
         with self._alone():
             for segment in deleted:
                 if segment is self._current:
@@ -508,7 +557,9 @@ class Journal(MemoryJournal):
                     self._current = None
                 elif segment in self._spares:  # pragma: no branch - else it was filled meanwhile
                     self._spares.remove(segment)
-                    segment.release()
+                    unused.append(segment)
+        for segment in unused:
+            segment.release()
 
     def _all_own(self) -> list[Segment]:
         with self._lock:

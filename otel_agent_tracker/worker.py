@@ -242,13 +242,14 @@ class Worker:
 
     def _absorb(self, state: State) -> None:
         """Store every readable frame, each segment's offset together with the rows made from it."""
-        not_durable = self._journal.counters.not_durable
-        for segment in self._journal.readable():
-            self._absorb_segment(state, segment)
-        while waiting := self._waiting_since(not_durable)[:1000]:
-            self._store(state, waiting, (), is_own=True)
-            self._journal.drain_ring(len(waiting))
-            self._handle.give_way()
+        with self._journal.moving:  # what is on its way to disk comes with what follows it there
+            not_durable = self._journal.counters.not_durable
+            for segment in self._journal.readable():
+                self._absorb_segment(state, segment)
+            while waiting := self._waiting_since(not_durable)[:1000]:
+                self._store(state, waiting, (), is_own=True)
+                self._journal.drain_ring(len(waiting))
+                self._handle.give_way()
         self._book_losses(state)
         self._not_durable = not_durable
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_agent_tracker import frames
+from otel_agent_tracker import frames, making
 from otel_agent_tracker import journal as journal_module
 from otel_agent_tracker.journal import Journal, JournalCounters, MemoryJournal, Segment
+from tests.waiting import wait_until
 
 SEGMENT = 64 * 1024
 FRAME = 1000
@@ -201,7 +202,7 @@ def test_threads_lose_and_mix_nothing(open_journal: OpenJournal) -> None:
     assert (journal.counters.appended, journal.counters.skipped_bytes) == (16_000, 0)
 
 
-def test_an_event_that_interrupts_the_making_of_a_segment_waits_in_memory(
+def test_an_event_that_interrupts_the_making_of_a_segment_waits_for_that(
     open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making is not begun within making, which a storm of signals would nest without end."""
@@ -214,7 +215,7 @@ def test_an_event_that_interrupts_the_making_of_a_segment_waits_in_memory(
 
     monkeypatch.setattr(Journal, "_make", interrupted_make)
     assert journal.append(b"outer")
-    assert (results, read_all(journal), journal.read_ring()) == ([False], [b"outer"], [b"inner"])
+    assert (results, read_all(journal), journal.read_ring()) == ([False], [b"inner", b"outer"], [])
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -414,22 +415,107 @@ def test_unread_segments_are_bounded(
     assert (journal.refusal, journal.read_ring()) == (None, [])
 
 
-def test_a_caller_waits_only_so_long_for_another_that_makes_a_segment(open_journal: OpenJournal) -> None:
-    """A disk that hangs one thread does not hang them all."""
-    journal, has_it, may_go = open_journal(), threading.Event(), threading.Event()
+def hanging_disk(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """A disk that does not answer who makes a segment; tells that it was asked, and waits for leave to answer."""
+    plain_make, asked, may_answer = Journal._make, threading.Event(), threading.Event()
 
-    def make_for_ever() -> None:
-        with journal._as_maker():
-            has_it.set()
-            may_go.wait(60)
+    def make_in_the_end(self: Journal, least: int = 0) -> Segment:
+        asked.set()
+        may_answer.wait(60)
+        return plain_make(self, least)
 
-    maker = threading.Thread(target=make_for_ever)
-    maker.start()
-    has_it.wait(60)
-    assert not journal.append(b"event")
-    may_go.set()
-    maker.join()
-    assert (journal.read_ring(), journal.refusal) == ([b"event"], None)
+    monkeypatch.setattr(Journal, "_make", make_in_the_end)
+    return asked, may_answer
+
+
+def test_only_one_call_waits_for_a_disk_that_hangs(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later events go into memory at once; all go to disk, in order, as soon as it has answered."""
+    (_, may_answer), journal = hanging_disk(monkeypatch), open_journal()
+    assert not journal.append(b"0")
+    monkeypatch.setattr(making, "TURN", 60.0)
+    assert [journal.append(b"%d" % number) for number in range(1, 4)] == [False] * 3
+    may_answer.set()
+    wait_until(lambda: not journal.read_ring())
+    assert journal.append(b"4")
+    assert (journal.refusal, read_all(journal)) == (None, [b"0", b"1", b"2", b"3", b"4"])
+
+
+def test_no_call_waits_twice_for_a_disk_that_hangs_the_worker(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes files too; what waits in memory is then its own to store."""
+    (asked, may_answer), journal = hanging_disk(monkeypatch), open_journal()
+    worker = threading.Thread(target=journal.prepare)
+    worker.start()
+    assert asked.wait(60)
+    assert not journal.append(b"waits")
+    monkeypatch.setattr(making, "TURN", 60.0)
+    assert not journal.append(b"too")
+    may_answer.set()
+    worker.join()
+    assert journal.append(b"answered")
+    assert (journal.read_ring(), read_all(journal)) == ([b"waits", b"too"], [b"answered"])
+
+
+def test_what_the_worker_is_storing_from_memory_is_not_brought_to_disk_too(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be stored twice."""
+    (_, may_answer), journal = hanging_disk(monkeypatch), open_journal()
+    with journal.moving:
+        assert not journal.append(b"event")
+        may_answer.set()
+        wait_until(lambda: journal.counters.made_by_callers and journal._making is None)
+        assert journal.drain_ring() == [b"event"]
+    assert read_all(journal) == []
+
+
+def test_calls_that_wait_for_a_disk_together_cease_to_wait_together(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody knows that it hangs all want their events on it; once one knows, none waits."""
+    (_, may_answer), journal = hanging_disk(monkeypatch), open_journal()
+    done = list[bool]()
+    callers = [threading.Thread(target=lambda: done.append(journal.append(b"event"))) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(10)
+    assert done == [False] * 8
+    may_answer.set()
+
+
+def test_where_no_thread_can_be_started_a_caller_makes_the_segment(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the interpreter exits."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    journal = open_journal()
+    assert journal.append(b"event")
+    assert (read_all(journal), journal.counters.made_by_callers) == ([b"event"], 1)
+
+
+def test_a_segment_that_cannot_be_made_for_want_of_memory_is_a_refusal(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event waits, and the next cycle of the worker tries again."""
+
+    def fail(*_: object) -> Segment:
+        raise MemoryError
+
+    journal = open_journal()
+    with monkeypatch.context() as failing:
+        failing.setattr(Segment, "create", fail)
+        assert not journal.append(b"event")
+    assert "MemoryError" in str(journal.refusal)
+    come_back(journal)
+    assert read_all(journal) == [b"event"]
 
 
 def test_a_written_segment_that_fails_is_a_refusal(

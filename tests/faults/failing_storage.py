@@ -1,7 +1,10 @@
-"""A state folder whose storage fails at its Nth call: files, mappings and SQLite, once or from then on.
+"""A state folder whose storage fails at its Nth call, or answers none: files, mappings and SQLite.
 
 storage = FailingStorage(monkeypatch)
 storage.fail_at(7, for_good=True)
+...
+storage.heal()
+storage.hang()
 ...
 storage.heal()
 """
@@ -13,7 +16,7 @@ import mmap
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
-from threading import Lock
+from threading import Event, Lock
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +38,8 @@ class FailingStorage:
         self._first: int | None = None
         self._for_good = False
         self._lock = Lock()
+        self._answers = Event()
+        self._answers.set()
         for module in (segment, sender_lock, state_file):
             monkeypatch.setattr(
                 module, "os", _Passing(os, {name: self._file_call(name) for name in _OS_CALLS})
@@ -47,13 +52,19 @@ class FailingStorage:
         with self._lock:
             self.calls, self._first, self._for_good = 0, number, for_good
 
+    def hang(self) -> None:
+        """Let every call from now on wait until the storage is healed."""
+        self._answers.clear()
+
     def heal(self) -> None:
-        """Let every call succeed again."""
+        """Let every call succeed again, those that wait too."""
         with self._lock:
             self._first = None
+        self._answers.set()
 
     def count(self, error: Callable[[], Exception]) -> None:
         """One call; raises what `error` makes if it is one that fails."""
+        self._answers.wait()
         with self._lock:
             number, self.calls = self.calls, self.calls + 1
             fails = self._first is not None and (

@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from otel_agent_tracker import AgentOperationsTracker, AgentPerformanceTracker, state_file, worker
+from otel_agent_tracker import (
+    AgentOperationsTracker,
+    AgentPerformanceTracker,
+    journal,
+    making,
+    state_file,
+    worker,
+)
 from tests.conftest import MakeTracker
 from tests.faults.failing_storage import FailingStorage
 from tests.faults.sink import CountingTracker, counting_tracker
@@ -135,6 +142,43 @@ def test_fault_17_wherever_storage_fails_nothing_is_raised_and_nothing_is_lost(
     for number in range(calls):
         live(f"fails-{number}", number)
     assert storage.failed >= calls / 2
+
+
+def test_fault_17_of_a_disk_that_hangs_one_call_takes_notice(
+    make_tracker: MakeTracker, counting: CountingTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk answers nothing one call waits for it, a moment, and all others put their events into memory at
+    once; when it answers again every event is delivered exactly once, and those that come are on disk.
+    """
+    monkeypatch.setitem(journal.Journal.__init__.__kwdefaults__ or {}, "segment_bytes", 16 * 1024)
+    waits: list[bool] = []
+    plain_wait = making.Making.wait
+
+    def noted_wait(self: making.Making) -> bool:
+        waits.append(plain_wait(self))
+        return waits[-1]
+
+    storage = FailingStorage(monkeypatch)
+    tracker = make_tracker(counting.url)
+    sessions = converse(tracker, 10)
+    assert tracker.flush(30)
+    ring = tracker._pipeline._journal
+    storage.hang()
+    while not ring.read_ring():
+        sessions |= converse(tracker, 1)
+    monkeypatch.setattr(making, "TURN", 60.0)
+    monkeypatch.setattr(making.Making, "wait", noted_wait)
+    sessions |= converse(tracker, 50)
+    assert waits == [False] * 100
+    assert ring.counters.not_durable >= 100
+    storage.heal()
+    assert tracker.flush(30)
+    assert delivered_sessions(counting) == sessions
+    assert books(tracker) == {"delivered": 2 * len(sessions), "pending": 0, "dead_lettered": 0, "dropped": 0}
+    assert set(counting.told().values()) == {1}
+    before = ring.counters.not_durable
+    converse(tracker, 20)
+    assert ring.counters.not_durable == before
 
 
 def converse_one(tracker: AgentPerformanceTracker, sessions: set[str]) -> bool:

@@ -1,0 +1,80 @@
+"""A segment in the making: callers wait for a thread that needs the CPU, and not for a disk that hangs.
+
+How long it takes does not tell one from the other. So the wait goes by turns, and only those count in which the
+maker neither ran nor was ready to run: then the system had not answered it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+__all__ = ["Making"]
+
+TURN = 0.004  # seconds
+PATIENCE = 8  # turns without an answer: some 30 ms
+MOST_TURNS = 1_000  # in all, should the system mislead us
+
+
+class Making:
+    """What one thread makes, between `begin` and `finish`, which it calls; any number of threads `wait` for it."""
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._is_slow = False
+        self._maker: _Thread | None = None
+        self._bell = (
+            threading.Lock()
+        )  # held until it is finished; a signal handler may wait within a wait for it
+        self._bell.acquire()
+
+    def begin(self) -> None:
+        """The calling thread is the maker."""
+        self._maker = _Thread()
+
+    def finish(self) -> None:
+        """It is made, or cannot be."""
+        self.finished = True
+        self._bell.release()
+
+    def wait(self) -> bool:
+        """Whether it is finished. Once one call has waited in vain for the disk, none waits any more."""
+        turns = idle = 0
+        while not (self.finished or self._is_slow):
+            turns += 1
+            if self._bell.acquire(timeout=TURN):
+                self._bell.release()
+            elif self._maker is not None and self._maker.is_kept_waiting():
+                idle += 1
+            self._is_slow = self._is_slow or idle >= PATIENCE or turns >= MOST_TURNS
+        return self.finished
+
+
+class _Thread:
+    """The thread that makes this object, as others see it. What the system does not tell counts as waiting."""
+
+    def __init__(self) -> None:
+        self._status = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+        thread_id = threading.get_ident()
+        self._clock = (
+            time.pthread_getcpuclockid(thread_id) if hasattr(time, "pthread_getcpuclockid") else None
+        )
+        self._used = self._cpu_ns()
+
+    def is_kept_waiting(self) -> bool:
+        """Whether it has not run since the last call, nor is ready to; one that waits for the GIL runs now and then."""
+        before, self._used = self._used, self._cpu_ns()
+        return before == self._used and not self._is_ready()
+
+    def _cpu_ns(self) -> int:
+        try:
+            return 0 if self._clock is None else time.clock_gettime_ns(self._clock)
+        except OSError:  # it has ended
+            return 0
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._status.read_bytes().rpartition(b") ")[2][:1] == b"R"
+        except OSError:
+            return False
