@@ -1,8 +1,8 @@
 """A warm process whose children accept events as fast as they can, until they are killed at a random moment.
 
 ``python -m tests.faults.killed URL STATE_DIR SEED KILLS`` prints what its children had done, as JSON: for each
-thread of each child the ids of its sessions, in order, how many calls had returned, and after how many of them
-an event waited in memory. Each session takes one call of each of `CALLS`.
+thread of each child the ids of its sessions, in order, and how many calls had returned. Each session takes one call
+of each of `CALLS`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHORTEST, LONGEST = 0.0002, 0.25  # seconds that a child has after its beginning
 DELIVERING = 0.25  # the share of children whose time begins when they have delivered something
 PATIENCE = 3.0  # seconds for that: the tracker may refuse
 SMALL_SEGMENT = 32 * 1024  # is filled in some 20 ms, so that many are killed while they change it
-_HEAD = 24
+_HEAD = 16
 _ID_BYTES = 64
 _MOST_SESSIONS = 50_000
 
@@ -49,14 +49,9 @@ class Ledger:
         return self._numbers[0]
 
     @property
-    def in_memory(self) -> int:
-        """After how many of them an event waited in memory, because the disk had kept a call waiting."""
-        return self._numbers[1]
-
-    @property
     def delivered(self) -> int:
         """How many events the child has seen delivered; 1 at least once it has begun."""
-        return self._numbers[2]
+        return self._numbers[1]
 
     def sessions(self) -> list[str]:
         """The sessions whose start has returned."""
@@ -71,24 +66,22 @@ class Ledger:
 
     def note_delivered(self, count: int) -> None:
         """The child has begun, and so many events were delivered since."""
-        self._numbers[2] = 1 + count
+        self._numbers[1] = 1 + count
 
-    def note_return(self, *, in_memory: bool) -> None:
+    def note_return(self) -> None:
         """A call has returned."""
-        self._numbers[1] += in_memory
         self._numbers[0] += 1
 
 
 def accept_for_ever(tracker: AgentPerformanceTracker, ledger: Ledger) -> None:
     """Start, turn, feedback and end of one session after the other."""
-    ring = tracker._pipeline._journal
     ledger.note_delivered(0)
     for session in _sessions(tracker):
         ledger.note_session(session)
-        ledger.note_return(in_memory=bool(ring.read_ring()))
+        ledger.note_return()
         for call in _calls(tracker, session):
             call()
-            ledger.note_return(in_memory=bool(ring.read_ring()))
+            ledger.note_return()
         ledger.note_delivered(tracker.delivery_stats()["delivered"])
 
 
@@ -153,7 +146,7 @@ def main(url: str, state_dir: str, seed: str, kills: str) -> None:
     done = []
     for _ in range(int(kills)):
         for ledger in kill_one(url, state_dir, random):
-            done.append((ledger.sessions(), ledger.returned, ledger.in_memory))
+            done.append((ledger.sessions(), ledger.returned))
     json.dump(done, sys.stdout)
 
 
