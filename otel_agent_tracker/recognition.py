@@ -386,12 +386,20 @@ def _outcome(
 def _raised(attributes: Mapping[str, Any], events: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Error classes that the span names, the most telling first."""
     found = [attributes.get(semconv.ERROR_TYPE)]
-    found += [values.get("exception.type") for name, values in events if name == "exception"]
+    found += [_type_of(values) for name, values in events if name == "exception"]
     return [each for each in found if isinstance(each, str) and each and each != "_OTHER"]
 
 
+def _type_of(exception: Mapping[str, Any]) -> object:
+    """The error class of an exception event; one library wraps all errors, and the message begins with the class."""
+    found, message = exception.get("exception.type"), exception.get("exception.message")
+    if found == "Exception" and isinstance(message, str):
+        return _class_in(message) or found
+    return found
+
+
 def _class_in(description: str | None) -> str | None:
-    """The error class that a description begins with, as in `ValueError: …` or `ValueError('…')`."""
+    """The error class that a text begins with, as in `ValueError: …` or `ValueError('…')`."""
     found = _ERROR_CLASS.match(description or "")
     return found[1] if found else None
 

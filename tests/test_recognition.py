@@ -180,6 +180,24 @@ def test_the_class_of_an_error_is_what_names_it_best() -> None:
     assert outcome() == Outcome(TurnStatus.FAILED)
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("OpenAIAPIError('no')Traceback", Outcome(TurnStatus.FAILED, "OpenAIAPIError")),
+        ("GeneratorExit()Traceback", Outcome(TurnStatus.CANCELLED)),
+        ("GraphInterrupt((Interrupt(value=1),))", Outcome(TurnStatus.WAITING)),
+        ("it went wrong", Outcome(TurnStatus.FAILED, "Exception")),
+        (7, Outcome(TurnStatus.FAILED, "Exception")),
+    ],
+)
+def test_the_class_of_an_error_is_in_the_message_where_a_library_wraps_it(
+    message: object, expected: Outcome
+) -> None:
+    """Of the message nothing else is used."""
+    event = ("exception", {"exception.type": "Exception", "exception.message": message})
+    assert Reader().read("x", {OPERATION: "chat"}, failed=True, events=[event]).outcome == expected
+
+
 def test_a_reader_who_leaves_cancels_and_a_question_to_a_human_waits() -> None:
     """Neither is a failure, though the status says so; an interrupt is one even where it does not."""
     cancelled, waiting = Outcome(TurnStatus.CANCELLED), Outcome(TurnStatus.WAITING)
