@@ -10,75 +10,131 @@ __all__ = ["FRAMEWORKS", "Framework", "Found", "installed_frameworks", "version_
 
 
 @dataclass(frozen=True, slots=True)
+class Instrumentation:
+    """What makes spans of a framework's agents; `package` is "" where the framework does it itself."""
+
+    package: str = ""
+    conversation: str = ""
+    """What the caller passes and the spans show as the conversation's id; "" if they show none."""
+    of_models: str = ""
+    """The package whose spans show the calls of models where these do not: without it no tokens are known."""
+    note: str = ""
+    """What else is to be done, or to be known."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is to be installed."""
+        return tuple(filter(None, (self.package, self.of_models)))
+
+
+@dataclass(frozen=True, slots=True)
 class Framework:
-    """A framework and what makes its spans; without `instrumentations` it makes them itself."""
+    """A framework under the names of its packages, and what makes its spans; the first is the one to install."""
 
     name: str
     packages: tuple[str, ...]
-    instrumentations: tuple[str, ...] = ()
-    """Any of them will do; the first is the one to install."""
-    note: str = ""
+    instrumentations: tuple[Instrumentation, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A framework that is installed: what is to be done, "" if nothing is."""
+    """A framework that is installed, and what makes its spans, None if nothing does.
+
+    `advice` is the line that installs what is missing, "" if nothing is.
+    """
 
     framework: Framework
     version: str
-    instrumentation: str
+    instrumentation: Instrumentation | None
     advice: str
 
     def tell(self) -> str:
-        """Whether its spans can be seen, in words."""
+        """Whether its spans can be seen, and what else is to be known of them, in words."""
         name = f"{self.framework.name} {self.version}"
-        if self.advice:
+        if self.instrumentation is None:
             return f"{name} has no instrumentation, and is not seen"
-        note = f"; {self.framework.note}" if self.framework.note else ""
-        return f"{name} is recognised, by spans of {self.instrumentation}{note}"
+        by = self.instrumentation.package or "its own"
+        seen = f"{name} is recognised, by spans of {by}{', but no tokens are' if self.advice else ''}"
+        shown = self.instrumentation.conversation
+        whose = f"the conversation is {shown}" if shown else NO_ID
+        return "; ".join(filter(None, (seen, whose, self.instrumentation.note)))
 
+
+NO_ID = "no conversation id is shown, so put otel_agent_tracker.session(...) around each run"
+_GENAI = "opentelemetry-instrumentation-genai-"
+_OPENINFERENCE = "openinference-instrumentation-"
+_THREAD = "the thread_id of the configuration"
+_SESSION_OF_RUN = "the session_id= of a run"
 
 FRAMEWORKS = (
-    Framework("Pydantic AI", ("pydantic-ai", "pydantic-ai-slim"), note="call Agent.instrument_all() once"),
+    Framework(
+        "Pydantic AI",
+        ("pydantic-ai", "pydantic-ai-slim"),
+        (
+            Instrumentation(
+                conversation="the conversation_id= of a run", note="call Agent.instrument_all() once"
+            ),
+        ),
+    ),
     Framework(
         "OpenAI Agents SDK",
         ("openai-agents",),
         (
-            "opentelemetry-instrumentation-genai-openai-agents",
-            "openinference-instrumentation-openai-agents",
-            "opentelemetry-instrumentation-openai-agents-v2",
-            "opentelemetry-instrumentation-openai-agents",
+            Instrumentation(
+                f"{_GENAI}openai-agents",
+                conversation="the group_id= of a RunConfig",
+                of_models=f"{_GENAI}openai",
+                note="a session of the SDK is not shown",
+            ),
+            Instrumentation(f"{_OPENINFERENCE}openai-agents"),
+            Instrumentation("opentelemetry-instrumentation-openai-agents-v2"),
+            Instrumentation("opentelemetry-instrumentation-openai-agents"),
         ),
-        note="a RunConfig's group_id is the conversation",
     ),
     Framework(
         "LangGraph",
         ("langgraph",),
         (
-            "opentelemetry-instrumentation-genai-langchain",
-            "openinference-instrumentation-langchain",
-            "opentelemetry-instrumentation-langchain",
+            Instrumentation(f"{_GENAI}langchain", conversation=_THREAD),
+            Instrumentation(f"{_OPENINFERENCE}langchain", conversation=_THREAD),
+            Instrumentation("opentelemetry-instrumentation-langchain", conversation=_THREAD),
         ),
     ),
-    Framework("Google ADK", ("google-adk",)),
-    Framework("Strands Agents", ("strands-agents",)),
+    Framework("Google ADK", ("google-adk",), (Instrumentation(conversation="the id of the session"),)),
+    Framework(
+        "Strands Agents",
+        ("strands-agents",),
+        (
+            Instrumentation(
+                conversation="session.id of the trace_attributes= of an agent",
+                note="a session manager's id is not shown",
+            ),
+        ),
+    ),
     Framework(
         "Agno",
         ("agno",),
-        ("opentelemetry-instrumentation-genai-agno", "openinference-instrumentation-agno"),
+        (
+            Instrumentation(f"{_OPENINFERENCE}agno", conversation=_SESSION_OF_RUN),
+            Instrumentation(
+                f"{_GENAI}agno",
+                conversation=_SESSION_OF_RUN,
+                note="tokens and failures need the instrumentation of the model's client, too",
+            ),
+        ),
     ),
     Framework(
         "LlamaIndex",
         ("llama-index-core",),
-        ("opentelemetry-instrumentation-genai-llama-index", "openinference-instrumentation-llama-index"),
+        (Instrumentation(f"{_OPENINFERENCE}llama-index"), Instrumentation(f"{_GENAI}llama-index")),
     ),
     Framework(
         "smolagents",
         ("smolagents",),
-        ("opentelemetry-instrumentation-genai-smolagents", "openinference-instrumentation-smolagents"),
+        (Instrumentation(f"{_OPENINFERENCE}smolagents"), Instrumentation(f"{_GENAI}smolagents")),
     ),
-    Framework("CrewAI", ("crewai",), ("openinference-instrumentation-crewai",)),
-    Framework("Microsoft Agent Framework", ("agent-framework-core",)),
+    Framework("CrewAI", ("crewai",), (Instrumentation(f"{_OPENINFERENCE}crewai"),)),
+    Framework("Microsoft Agent Framework", ("agent-framework-core",), (Instrumentation(),)),
 )
 
 
@@ -96,7 +152,7 @@ def installed_frameworks(version_of: Callable[[str], str | None] = version_of) -
         installed = next(filter(None, map(version_of, framework.packages)), None)
         if installed is None:
             continue
-        present = next(filter(version_of, framework.instrumentations), "")
-        missing = bool(framework.instrumentations) and not present
-        advice = f"pip install {framework.instrumentations[0]}" if missing else ""
-        yield Found(framework, installed, present or ("" if missing else "its own"), advice)
+        known = framework.instrumentations
+        present = next((each for each in known if not each.package or version_of(each.package)), None)
+        missing = [each for each in (present or known[0]).packages if not version_of(each)]
+        yield Found(framework, installed, present, f"pip install {' '.join(missing)}" if missing else "")

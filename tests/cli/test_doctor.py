@@ -379,7 +379,7 @@ def test_agent_frameworks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, unseen = [check for check in telemetry.check_telemetry() if check.name == "framework"]
     assert (seen.level, unseen.level) == (Level.OK, Level.WARNING)
     assert seen.finding.startswith("Pydantic AI 2.1 is recognised")
-    assert unseen.advice == "pip install opentelemetry-instrumentation-genai-agno"
+    assert unseen.advice == "pip install openinference-instrumentation-agno"
 
 
 def test_processors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,17 +127,43 @@ def test_what_is_set_stays() -> None:
 
 
 def test_each_framework_says_what_it_needs() -> None:
-    """Its own spans, any of its instrumentations, or the line that installs one."""
+    """Its own spans, any of its instrumentations, or the line that installs one, and what shows its models."""
     assert list(installed_frameworks(lambda package: None)) == []
     assert [each.advice for each in installed_frameworks(lambda package: "1.0")] == [""] * len(FRAMEWORKS)
-    versions = {"openai-agents": "0.24.0", "google-adk": "2.13.0", "agno": "3.1"} | {
-        "openinference-instrumentation-agno": "1.0"
-    }
-    assert [
-        (each.framework.name, each.instrumentation, each.advice)
-        for each in installed_frameworks(versions.get)
-    ] == [
-        ("OpenAI Agents SDK", "", "pip install opentelemetry-instrumentation-genai-openai-agents"),
-        ("Google ADK", "its own", ""),
-        ("Agno", "openinference-instrumentation-agno", ""),
+    agents, models = (
+        f"opentelemetry-instrumentation-genai-{package}" for package in ("openai-agents", "openai")
+    )
+    told = [
+        (each.tell(), each.advice)
+        for known in (
+            {"openai-agents": "0.24"},
+            {"openai-agents": "0.24", agents: "1.3"},
+            {"openai-agents": "0.24", "openinference-instrumentation-openai-agents": "2.6"},
+            {"google-adk": "2.13"},
+        )
+        for each in installed_frameworks(known.get)
+    ]
+    assert told == [
+        (
+            "OpenAI Agents SDK 0.24 has no instrumentation, and is not seen",
+            f"pip install {agents} {models}",
+        ),
+        (
+            (
+                f"OpenAI Agents SDK 0.24 is recognised, by spans of {agents}, but no tokens are; the conversation is "
+                "the group_id= of a RunConfig; a session of the SDK is not shown"
+            ),
+            f"pip install {models}",
+        ),
+        (
+            (
+                "OpenAI Agents SDK 0.24 is recognised, by spans of openinference-instrumentation-openai-agents; "
+                "no conversation id is shown, so put otel_agent_tracker.session(...) around each run"
+            ),
+            "",
+        ),
+        (
+            "Google ADK 2.13 is recognised, by spans of its own; the conversation is the id of the session",
+            "",
+        ),
     ]
