@@ -56,7 +56,7 @@ def test_ctrl_c_is_the_program_s(tmp_path: Path) -> None:
     """It takes the command's place: nobody stands between."""
     app = tmp_path / "app.py"
     app.write_text(
-        "import time\nprint('up', flush=True)\ntry:\n    time.sleep(60)\n"
+        "import time\ntry:\n    print('up', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n    raise SystemExit(3)\n"
     )
     with subprocess.Popen(
