@@ -13,6 +13,7 @@ import click
 from otel_agent_tracker import config
 from otel_agent_tracker.cli import main as command_line
 from tests.faults.rows import FAULTS, Shown, shown
+from tests.frameworks.page import frameworks_page
 
 __all__ = ["DOCS", "PAGES", "commands", "settings"]
 
@@ -196,6 +197,7 @@ _MEANINGS: Mapping[str, str] = {
 PAGES = {
     DOCS / "configuration.md": configuration_page,
     DOCS / "cli.md": command_page,
+    DOCS / "frameworks.md": frameworks_page,
     DOCS / "reliability.md": reliability_page,
 }
 

@@ -31,7 +31,10 @@ def python_of(pair: Pair, *, newest: bool = NEWEST) -> Path:
 
 
 def make(pairs: Iterable[Pair] = PAIRS, *, newest: bool = NEWEST) -> None:
-    """Make the environments that are missing or made of something else, and say how long each took."""
+    """Make the environments that are missing or made of something else, and say how long each took.
+
+    One that cannot be made is named, and so are its tests when they fail: the others go on.
+    """
     with ThreadPoolExecutor(AT_ONCE) as threads:
         for line in threads.map(lambda pair: _make(pair, newest), pairs):
             print(line, flush=True)
@@ -45,9 +48,13 @@ def _make(pair: Pair, newest: bool) -> str:
         return f"{pair.name:30} is there"
     began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
-    _uv("venv", "--python", sys.executable, str(folder))
     python = str(python_of(pair, newest=newest))
-    _uv("pip", "install", "--python", python, *until, "--editable", f"{ROOT}[auto]", *wanted)
+    try:
+        _uv("venv", "--python", sys.executable, str(folder))
+        _uv("pip", "install", "--python", python, *until, "--editable", f"{ROOT}[auto]", *wanted)
+    except subprocess.CalledProcessError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"{pair.name:30} cannot be made:\n{error.stderr}"
     ready.write_text(contents, encoding="utf-8")
     took = f"{pair.name:30} made in {time.monotonic() - began:.1f} s"
     return took + (f": {_versions(pair)}" if newest else "")
@@ -56,10 +63,7 @@ def _make(pair: Pair, newest: bool) -> str:
 def _uv(*arguments: str) -> str:
     """What uv prints."""
     command = [str(Path(sys.executable).with_name("uv")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-    return done.stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _versions(pair: Pair) -> str:
