@@ -104,11 +104,12 @@ def test_a_dead_letter_has_a_reason_without_the_key(
 
 
 def ask(url: str, state_dir: Path) -> Iterator[str]:
-    """What is raised by a question of each kind of tracker object, as a traceback tells it."""
+    """What is raised by a question of each kind of tracker object, as a traceback with all variables tells it."""
     for question in (_performance, _operations, _performance_twin, _operations_twin):
         with pytest.raises(TrackerUnavailable) as raised:
             question(url, state_dir)
-        yield "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+        told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+        yield "".join(told.format()) + repr(raised.value)
 
 
 def _performance(url: str, state_dir: Path) -> None:

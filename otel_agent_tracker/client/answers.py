@@ -83,10 +83,13 @@ Result: TypeAlias = Delivered | Retry | Misconfigured | NotOffered | Refused
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, its body read up to a cap; `secrets` never appear in a result made from it."""
+    """An HTTP answer, its body read up to a cap; `secrets` never appear in a result made from it.
+
+    Nor does the body in its `repr`, which tools show that report an exception with all variables.
+    """
 
     status: int
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     content_type: str = ""
     retry_after: float | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
