@@ -26,6 +26,10 @@ def fill(path: Path, conversations: int, tell: Callable[[str], None]) -> str:
     Store(Database(str(path))).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous = OFF")  # it need not outlive the machine
+        connection.execute("PRAGMA cache_size = -200000")  # KiB
+        indexes = connection.execute(_INDEXES).fetchall()
+        for name, _ in indexes:  # they are made in a tenth of the time once all is there
+            connection.execute(f'DROP INDEX "{name}"')
         (project,) = connection.execute("SELECT id FROM projects WHERE name = 'default'").fetchone()
         since_us = int(time.time() - DAYS * 86_400) * 1_000_000
         given = {"project": project, "since": since_us, "step": DAYS * 86_400_000_000 // conversations}
@@ -35,6 +39,9 @@ def fill(path: Path, conversations: int, tell: Callable[[str], None]) -> str:
                 for statement in _STATEMENTS:
                     connection.execute(statement, chunk)
             tell(f"{chunk['last'] + 1:,} of {conversations:,} conversations")
+        for name, statement in indexes:
+            tell(f"index {name}")
+            connection.execute(statement)
         with connection:
             connection.execute(_AGENTS, given | {"agents": AGENTS, "now": int(time.time() * 1e6)})
         query = "SELECT session_id FROM conversations ORDER BY start_us LIMIT 1 OFFSET ?"
@@ -74,6 +81,7 @@ INSERT INTO activities (project_id, event_id, agent_id, action, time_us, details
 SELECT :project, lower(hex(randomblob(16))), agent_id, 'look', start_us, '{{"found":3}}', 0.5 FROM told WHERE i % 10 = 0
 """
 _STATEMENTS = (_CONVERSATIONS, _TURNS, _ACTIVITIES)
+_INDEXES = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
 _AGENTS = """
 WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < :agents)
 INSERT INTO agents (project_id, agent_id, status, status_us, last_seen_us)
