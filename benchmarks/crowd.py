@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from otel_agent_tracker.server.counts import recount
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.store import Store
 
@@ -46,6 +47,9 @@ def fill(path: Path, conversations: int, tell: Callable[[str], None]) -> str:
             connection.execute(_AGENTS, given | {"agents": AGENTS, "now": int(time.time() * 1e6)})
         query = "SELECT session_id FROM conversations ORDER BY start_us LIMIT 1 OFFSET ?"
         (session,) = connection.execute(query, (conversations // 2,)).fetchone()
+    tell("counting them")
+    with closing(Database(str(path))) as database, database.writing() as counting:
+        recount(counting)
     return str(session)
 
 

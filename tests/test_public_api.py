@@ -33,7 +33,6 @@ def test_the_public_names_are_these() -> None:
         "AsyncAgentPerformanceTracker",
         "Conversation",
         "ConversationQuality",
-        "EvaluationLogRecordProcessor",
         "Recognised",
         "SessionInfo",
         "SessionSpanProcessor",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_agent_tracker.server.counts import recount
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.sqlite_lock import change_to_wal, is_busy
 from otel_agent_tracker.state import Counts, State
@@ -22,7 +23,7 @@ def open_state(path: Path) -> None:
 
 def open_tracker(path: Path) -> None:
     with closing(Database(str(path))) as database:
-        database.migrate()
+        database.migrate(recount)
         database.check()
 
 

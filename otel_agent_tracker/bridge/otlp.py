@@ -120,13 +120,14 @@ class _Protobuf:
             _add(self._events, f"an event's span must not be larger than {LARGEST_PART} bytes")
             return
         span = Span.FromString(self._body[start:end])
-        if any(pair.key == semconv.EVENT for pair in span.attributes):
+        attributes = _attributes(span.attributes, None)
+        if semconv.EVENT in attributes:
             found = FoundSpan(
                 span.trace_id,
                 span.span_id,
                 span.start_time_unix_nano,
                 span.end_time_unix_nano,
-                _attributes(span.attributes, None),
+                attributes,
                 span.status.code == Status.STATUS_CODE_ERROR,
                 span.status.message,
                 resource,

@@ -35,9 +35,7 @@ def event_span(found: FoundSpan, resource: Resource) -> ReadableSpan:
     Raises ValueError or TypeError, which says why, if it tells no event that a tracker would take.
     """
     attributes = _checked(found.attributes)
-    event = attributes.get(semconv.EVENT)
-    if event is None:
-        raise TypeError(f"{semconv.EVENT} must be a string")
+    event = attributes[semconv.EVENT]
     for key in _NEEDED.get(event, (semconv.SESSION_ID,)):
         if key not in attributes:
             raise ValueError(f"{event} needs {key}")

@@ -12,12 +12,14 @@ from otel_agent_tracker import wire
 from otel_agent_tracker.semconv import AgentStatus, Outcome
 from otel_agent_tracker.server import tables
 from otel_agent_tracker.server.database import Database
-from otel_agent_tracker.server.selection import Page
+from otel_agent_tracker.server.figures import count_conversations
+from otel_agent_tracker.server.selection import Page, Selection
 
 __all__ = ["SILENT_AFTER_SECONDS", "Agents"]
 
 SILENT_AFTER_SECONDS = 15 * 60
 RECENT = 20  # activities in an overview
+_OPEN = Selection(status=Outcome.ACTIVE)
 _agents = tables.agents.columns
 _activities = tables.activities.columns
 _instances = tables.instances.columns
@@ -55,17 +57,20 @@ class Agents:
 
     def activity(self, project_id: int, agent_id: str | None, page: Page) -> wire.Activities:
         """What one agent or all did, newest first."""
+        wanted = _of_activities(project_id, agent_id)
         with self._database.reading() as connection:
-            return _recent_activity(connection, project_id, agent_id, page)
+            activities, cursor = _recent_activity(connection, project_id, agent_id, page)
+            total = connection.execute(select(func.count()).where(*wanted)).scalar_one()
+        return wire.Activities(activities=activities, total=total, next_cursor=cursor)
 
     def overview(self, project_id: int) -> wire.OperationsOverview:
         """All agents at a glance."""
         with self._database.reading() as connection:
             return wire.OperationsOverview(
                 agents_by_status=_count_by_status(connection, project_id),
-                active_conversations=_count_active(connection, project_id),
+                active_conversations=count_conversations(connection, project_id, _OPEN),
                 silent_agents=self._silent(connection, project_id),
-                recent_activity=_recent_activity(connection, project_id, None, Page(limit=RECENT)).activities,
+                recent_activity=_recent_activity(connection, project_id, None, Page(limit=RECENT))[0],
             )
 
     def _silent(self, connection: Connection, project_id: int) -> list[str]:
@@ -109,23 +114,22 @@ def _count_by_status(connection: Connection, project_id: int) -> dict[str, int]:
     }
 
 
-def _count_active(connection: Connection, project_id: int) -> int:
-    columns = tables.conversations.columns
-    wanted = (columns.project_id == project_id, columns.status == Outcome.ACTIVE.value)
-    return connection.execute(select(func.count()).where(*wanted)).scalar_one()
+def _of_activities(project_id: int, agent_id: str | None) -> list[ColumnElement[bool]]:
+    wanted = [_activities.project_id == project_id]
+    if agent_id is not None:
+        wanted.append(_activities.agent_id == agent_id)
+    return wanted
 
 
 def _recent_activity(
     connection: Connection, project_id: int, agent_id: str | None, page: Page
-) -> wire.Activities:
-    wanted = [_activities.project_id == project_id]
-    if agent_id is not None:
-        wanted.append(_activities.agent_id == agent_id)
+) -> tuple[list[wire.ActivityAnswer], str | None]:
+    """A page of activities, and the cursor of the next."""
+    wanted = _of_activities(project_id, agent_id)
     keys = (_activities.time_us, _activities.event_id)
-    total = connection.execute(select(func.count()).where(*wanted)).scalar_one()
     rows = connection.execute(page.apply(select(tables.activities).where(*wanted), keys)).all()
     rows, cursor = page.take(rows, [key.name for key in keys])
-    return wire.Activities(activities=[_activity(row) for row in rows], total=total, next_cursor=cursor)
+    return [_activity(row) for row in rows], cursor
 
 
 def _activity(row: Row[Any]) -> wire.ActivityAnswer:

@@ -13,6 +13,7 @@ from otel_agent_tracker import wire
 from otel_agent_tracker.semconv import Outcome
 from otel_agent_tracker.server import tables
 from otel_agent_tracker.server.database import Database
+from otel_agent_tracker.server.figures import count_conversations
 from otel_agent_tracker.server.selection import Page, Selection
 
 __all__ = ["Conversations"]
@@ -39,7 +40,10 @@ class Conversations:
         wanted = (_columns.project_id == project_id, *selection.conditions(_table, "start_us"))
         keys = (_columns.start_us, _columns.session_id, _columns.number)
         with self._database.reading() as connection:
-            total = connection.execute(select(func.count()).select_from(_table).where(*wanted)).scalar_one()
+            if selection.user_id is None:
+                total = count_conversations(connection, project_id, selection)
+            else:
+                total = connection.execute(select(func.count()).where(*wanted)).scalar_one()
             rows = connection.execute(page.apply(select(_table).where(*wanted), keys)).all()
         rows, cursor = page.take(rows, [key.name for key in keys])
         return wire.Conversations(

@@ -10,7 +10,7 @@ import errno
 import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,15 +19,30 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.util.exc import CommandError
-from sqlalchemy import URL, Compiled, Connection, Dialect, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Compiled,
+    Connection,
+    Dialect,
+    Engine,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from otel_agent_tracker.sqlite_lock import change_to_wal
 
-__all__ = ["Database", "default_path", "insert_or_ignore", "upsert"]
+__all__ = ["Database", "add", "default_path", "delete_rows", "insert_or_ignore", "upsert"]
 
 Rows = list[dict[str, Any]]
 
@@ -67,20 +82,24 @@ class Database:
         with self._write_lock, writer.begin() as connection:
             yield connection
 
-    def migrate(self) -> None:
-        """Bring the schema up to date; raises RuntimeError if a newer release has written this database.
+    def migrate(self, recount: Callable[[Connection], None]) -> None:
+        """Bring the schema up to date, and `recount` what is counted if it was not, all in one transaction.
 
-        OSError or sqlalchemy's SQLAlchemyError mean that it cannot be had.
+        Raises RuntimeError if a newer release has written this database; OSError or sqlalchemy's
+        SQLAlchemyError mean that it cannot be had.
         """
         _create_private_file(self.path)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.writing() as connection:
             config.attributes["connection"] = connection
+            before = MigrationContext.configure(connection).get_current_revision()
             try:
                 command.upgrade(config, "head")
             except CommandError as error:
                 raise RuntimeError(f"the database was written by a newer release: {error}") from error
+            if before != MigrationContext.configure(connection).get_current_revision():
+                recount(connection)
 
     def check(self) -> None:
         """Raises OperationalError if the database does not answer."""
@@ -109,6 +128,21 @@ def upsert(connection: Connection, table: Table, rows: Rows) -> None:
         _execute_many(connection, _upsert(table, tuple(rows[0]), connection.dialect), rows)
 
 
+def add(connection: Connection, table: Table, rows: Rows) -> None:
+    """Insert `rows`, which have the same columns, or add their values to those of the same primary key."""
+    if rows:
+        _execute_many(connection, _add(table, tuple(rows[0]), connection.dialect), rows)
+
+
+def delete_rows(connection: Connection, table: Table, rows: Rows, *conditions: ColumnElement[bool]) -> None:
+    """Delete the rows with the primary keys that `rows` have, those for which all `conditions` hold."""
+    key = [(f"key_{column.name}", column) for column in table.primary_key]
+    if rows:
+        wanted = [column == bindparam(name) for name, column in key]
+        keys = [{name: row[column.name] for name, column in key} for row in rows]
+        connection.execute(delete(table).where(*wanted, *conditions), keys)
+
+
 @lru_cache(maxsize=64)
 def _insert_or_ignore(table: Table, names: tuple[str, ...], dialect: Dialect) -> Compiled:
     compiled: Compiled = (
@@ -119,11 +153,26 @@ def _insert_or_ignore(table: Table, names: tuple[str, ...], dialect: Dialect) ->
 
 @lru_cache(maxsize=64)
 def _upsert(table: Table, names: tuple[str, ...], dialect: Dialect) -> Compiled:
+    return _insert_or(table, names, dialect, lambda _, given: given)
+
+
+@lru_cache(maxsize=64)
+def _add(table: Table, names: tuple[str, ...], dialect: Dialect) -> Compiled:
+    return _insert_or(table, names, dialect, lambda stored, given: stored + given)
+
+
+def _insert_or(
+    table: Table,
+    names: tuple[str, ...],
+    dialect: Dialect,
+    value: Callable[[ColumnElement[Any], ColumnElement[Any]], ColumnElement[Any]],
+) -> Compiled:
+    """An insertion that gives a row of the same key the `value` made of what is stored and what is given."""
     statement = _insert_of(dialect)(table)
     key = [column.name for column in table.primary_key]
-    values = {name: statement.excluded[name] for name in names if name not in key}
-    overwriting = statement.on_conflict_do_update(index_elements=key, set_=values)
-    compiled: Compiled = overwriting.compile(dialect=dialect, column_keys=names)
+    values = {name: value(table.columns[name], statement.excluded[name]) for name in names if name not in key}
+    changing = statement.on_conflict_do_update(index_elements=key, set_=values)
+    compiled: Compiled = changing.compile(dialect=dialect, column_keys=names)
     return compiled
 
 
@@ -207,6 +256,6 @@ _DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 _PRAGMAS: Iterable[str] = (
     "PRAGMA synchronous = FULL",  # what was acknowledged survives a power cut, which NORMAL does not promise
     "PRAGMA cache_size = -65536",
-    "PRAGMA temp_store = MEMORY",
+    "PRAGMA wal_autocheckpoint = 8192",  # pages; a page that several batches change is moved to the file once
     "PRAGMA secure_delete = ON",  # not every build of SQLite overwrites what is deleted
 )

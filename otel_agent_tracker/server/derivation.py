@@ -1,4 +1,7 @@
-"""Conversations, made again from all stored events of the sessions that something new is known of."""
+"""Conversations, made again from all stored events of the sessions that something new is known of.
+
+Of what is made again only what differs from what is stored is written.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, select
 
 from otel_agent_tracker import outcome
 from otel_agent_tracker.semconv import Outcome
 from otel_agent_tracker.server import arrivals, tables
 from otel_agent_tracker.server.arrivals import Arrival, Service
-from otel_agent_tracker.server.database import upsert
+from otel_agent_tracker.server.counts import Tally
+from otel_agent_tracker.server.database import delete_rows, upsert
 
 __all__ = ["SILENT_AFTER_SECONDS", "derive", "silence_us"]
 
@@ -22,8 +26,10 @@ SILENT_AFTER_SECONDS = 20 * 3600
 CHUNK = 500  # ids in one query
 
 
-def derive(connection: Connection, project_id: int, told: Iterable[Arrival], received_us: int) -> None:
-    """Replace the conversations of the sessions that `told` tells of.
+def derive(
+    connection: Connection, project_id: int, told: Iterable[Arrival], received_us: int, tally: Tally
+) -> None:
+    """Replace the conversations of the sessions that `told` tells of, and tell `tally`.
 
     What `told` says goes before what is stored under the same event id; it need not be stored yet.
     """
@@ -34,8 +40,7 @@ def derive(connection: Connection, project_id: int, told: Iterable[Arrival], rec
     rows = []
     for session_id, events in sessions.items():
         rows += _session_rows(project_id, session_id, list(events.values()), received_us)
-    _delete_beyond(connection, project_id, older.keys(), rows)
-    upsert(connection, tables.conversations, rows)
+    _replace(connection, _stored(connection, project_id, list(older)), rows, tally)
 
 
 def silence_us(ttl_seconds: float | None) -> int:
@@ -52,6 +57,7 @@ class _Told:
     service: Service
 
 
+_Rows = list[dict[str, Any]]
 _Sessions = dict[str, dict[str, _Told]]  # by session id, then by event id
 
 
@@ -133,17 +139,30 @@ def _row(conversation: outcome.Conversation) -> dict[str, Any]:
     }
 
 
-def _delete_beyond(
-    connection: Connection, project_id: int, session_ids: Iterable[str], rows: list[dict[str, Any]]
-) -> None:
-    """Late events may merge conversations that were several; the numbers left over go."""
-    last = dict.fromkeys(session_ids, 0)
-    for row in rows:
-        if row["session_id"] in last:
-            last[row["session_id"]] = max(last[row["session_id"]], row["number"])
-    if last:
-        beyond = [{"project": project_id, "session": key, "last": number} for key, number in last.items()]
-        connection.execute(_DELETE, beyond)
+def _stored(connection: Connection, project_id: int, session_ids: list[str]) -> _Rows:
+    rows = []
+    for start in range(0, len(session_ids), CHUNK):
+        chunk = {"project": project_id, "ids": session_ids[start : start + CHUNK]}
+        rows += [dict(row) for row in connection.execute(_CONVERSATIONS, chunk).mappings()]
+    return rows
+
+
+def _replace(connection: Connection, stored: _Rows, derived: _Rows, tally: Tally) -> None:
+    """Write what has changed; late events may merge conversations that were several, and the rest goes."""
+    before = {_key(row): row for row in stored}
+    after = {_key(row): row for row in derived}
+    gone = [row for key, row in before.items() if after.get(key) != row]
+    come = [row for key, row in after.items() if before.get(key) != row]
+    delete_rows(connection, tables.conversations, [row for row in gone if _key(row) not in after])
+    upsert(connection, tables.conversations, come)
+    for row in gone:
+        tally.conversation(row, -1)
+    for row in come:
+        tally.conversation(row)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["session_id"], row["number"]
 
 
 _events = tables.events.columns
@@ -161,8 +180,7 @@ _EVENTS = select(
     _events.project_id == bindparam("project"),
     _events.session_id.in_(bindparam("ids", expanding=True)),
 )
-_DELETE = delete(tables.conversations).where(
+_CONVERSATIONS = select(tables.conversations).where(
     tables.conversations.columns.project_id == bindparam("project"),
-    tables.conversations.columns.session_id == bindparam("session"),
-    tables.conversations.columns.number > bindparam("last"),
+    tables.conversations.columns.session_id.in_(bindparam("ids", expanding=True)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Table, delete, select
 
 from otel_agent_tracker.server import tables
+from otel_agent_tracker.server.counts import Tally
 
 __all__ = ["erase"]
 
@@ -16,6 +17,7 @@ def erase(connection: Connection, project_id: int, session_id: str) -> bool:
     of the session later is kept again.
     """
     agent_ids = _agents_of(connection, project_id, session_id)
+    _uncount(connection, project_id, session_id)
     found = [_delete_session(connection, table, project_id, session_id) for table in _OF_SESSIONS]
     for agent_id in agent_ids:
         _delete_unknown_agent(connection, project_id, agent_id)
@@ -26,6 +28,16 @@ def _agents_of(connection: Connection, project_id: int, session_id: str) -> list
     events = tables.events.columns
     wanted = (events.project_id == project_id, events.session_id == session_id, events.agent_id.is_not(None))
     return list(connection.execute(select(events.agent_id).where(*wanted).distinct()).scalars())
+
+
+def _uncount(connection: Connection, project_id: int, session_id: str) -> None:
+    tally = Tally(project_id)
+    for table, count in ((tables.conversations, tally.conversation), (tables.turns, tally.turn)):
+        columns = table.columns
+        wanted = (columns.project_id == project_id, columns.session_id == session_id)
+        for row in connection.execute(select(table).where(*wanted)):
+            count(row._asdict(), -1)
+    tally.write(connection)
 
 
 def _delete_session(connection: Connection, table: Table, project_id: int, session_id: str) -> int:

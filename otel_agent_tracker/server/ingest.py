@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from otel_agent_tracker import wire
 from otel_agent_tracker.server import arrivals, derivation, tables
 from otel_agent_tracker.server.arrivals import Arrival, Service
+from otel_agent_tracker.server.counts import Tally
 from otel_agent_tracker.server.database import insert_or_ignore, upsert
 
 __all__ = ["ingest"]
@@ -35,7 +36,12 @@ def ingest(
         None if isinstance(each.request, wire.AgentHeartbeat) else changes.add(each) for each in arrived
     ]
     fresh, filled = list(changes.fresh.values()), list(changes.filled.values())
-    _project(connection, project_id, fresh + filled, received_us)
+    tally = Tally(project_id)
+    told = [each for each in fresh + filled if each.event is not None]
+    derivation.derive(connection, project_id, told, received_us, tally)
+    _keep_turns(connection, project_id, fresh, tally)
+    _keep_activities(connection, project_id, fresh + filled)
+    tally.write(connection)
     insert_or_ignore(connection, tables.events, [_event_row(project_id, each, received_us) for each in fresh])
     _update_events(connection, project_id, filled)
     _keep_instances(connection, project_id, heartbeats)
@@ -112,19 +118,17 @@ def _update_events(connection: Connection, project_id: int, filled: Iterable[Arr
 # --- what is derived ----------------------------------------------------------------------------------------
 
 
-def _project(connection: Connection, project_id: int, changed: list[Arrival], received_us: int) -> None:
-    told = [each for each in changed if each.event is not None]
-    derivation.derive(connection, project_id, told, received_us)
-    upsert(connection, tables.turns, [_turn_row(project_id, each) for each in changed if _is_turn(each)])
-    upsert(
-        connection,
-        tables.activities,
-        [_activity_row(project_id, each) for each in changed if isinstance(each.request, wire.AgentActivity)],
-    )
+def _keep_turns(connection: Connection, project_id: int, fresh: Iterable[Arrival], tally: Tally) -> None:
+    """Those heard of for the first time: nothing that is kept of a turn can be lacking, or change."""
+    rows = [_turn_row(project_id, each) for each in fresh if isinstance(each.request, wire.ConversationTurn)]
+    upsert(connection, tables.turns, rows)
+    for row in rows:
+        tally.turn(row)
 
 
-def _is_turn(arrival: Arrival) -> bool:
-    return isinstance(arrival.request, wire.ConversationTurn)
+def _keep_activities(connection: Connection, project_id: int, changed: Iterable[Arrival]) -> None:
+    told = [each for each in changed if isinstance(each.request, wire.AgentActivity)]
+    upsert(connection, tables.activities, [_activity_row(project_id, each) for each in told])
 
 
 def _turn_row(project_id: int, arrival: Arrival) -> dict[str, Any]:

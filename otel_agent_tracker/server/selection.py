@@ -50,9 +50,12 @@ class Selection:
 
     def conditions(self, table: Table, time_column: str) -> list[ColumnElement[bool]]:
         """What holds of the selected rows of `table`."""
-        names = ("agent_id", "user_id", "status")
-        wanted = {name: value for name in names if (value := getattr(self, name)) is not None}
-        equal = [table.columns[name] == value for name, value in wanted.items()]
+        # Of several only the one that tells the most may choose the index: a database without statistics
+        # might take another, and read through all that have one status.
+        names = ("user_id", "agent_id", "status")
+        given = [(table.columns[name], value) for name in names if (value := getattr(self, name)) is not None]
+        equal = [column == value for column, value in given[:1]]
+        equal += [column + "" == value for column, value in given[1:]]
         return equal + self.period.conditions(table.columns[time_column])
 
 

@@ -14,6 +14,7 @@ from otel_agent_tracker.server import arrivals, tables
 from otel_agent_tracker.server.agents import Agents
 from otel_agent_tracker.server.arrivals import Arrival
 from otel_agent_tracker.server.conversations import Conversations
+from otel_agent_tracker.server.counts import recount
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.derivation import silence_us
 from otel_agent_tracker.server.erasure import erase
@@ -37,7 +38,7 @@ class Store:
     def __init__(self, database: Database, now_us: Callable[[], int] | None = None) -> None:
         self._database = database
         self._now_us = now_us or _now_us
-        database.migrate()
+        database.migrate(recount)
         self.keys = Keys(database, self._now_us)
         self.conversations = Conversations(database)
         self.agents = Agents(database, self._now_us)

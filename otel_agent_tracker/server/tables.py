@@ -1,10 +1,13 @@
 """The tables of the tracker's database.
 
 Events are what arrived, word for word, and the only truth. Conversations are derived from them by the outcome
-rules and may be made again at any time. Times are Unix microseconds, durations seconds, JSON is text.
+rules, counts from conversations and turns; both may be made again at any time. Times are Unix microseconds,
+durations seconds, JSON is text.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -25,12 +28,14 @@ from sqlalchemy import (
 __all__ = [
     "activities",
     "agents",
+    "conversation_counts",
     "conversations",
     "events",
     "instances",
     "keys",
     "metadata",
     "projects",
+    "turn_counts",
     "turns",
 ]
 
@@ -43,6 +48,10 @@ metadata = MetaData(
     }
 )
 _RowId = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER key numbers itself in SQLite
+
+
+_NEWEST_FIRST = ("start_us", "session_id", "number")
+_FIGURES = ("status", "ended_by", "quality")
 
 
 def _project_key() -> Column[int]:
@@ -118,10 +127,21 @@ conversations = Table(
     Column("service", String),
     Column("version", String),
     Column("environment", String),
-    Index(None, "project_id", "start_us", "session_id", "number"),
-    # The last columns spare figures the way to the table.
-    Index("ix_conversations_by_status", "project_id", "status", "start_us", "ended_by", "quality"),
-    Index("ix_conversations_by_agent", "project_id", "agent_id", "start_us", "status", "ended_by", "quality"),
+    # Each list has its index, in the list's order; the last columns spare figures the way to the table.
+    Index("ix_conversations_by_start", "project_id", *_NEWEST_FIRST, *_FIGURES),
+    Index("ix_conversations_by_agent", "project_id", "agent_id", *_NEWEST_FIRST, *_FIGURES),
+    Index("ix_conversations_by_status", "project_id", "status", *_NEWEST_FIRST),
+    Index("ix_conversations_by_user", "project_id", "user_id", *_NEWEST_FIRST),
+    Index(
+        "ix_conversations_by_end",
+        "project_id",
+        "status",
+        "end_us",
+        "session_id",
+        "number",
+        "start_us",
+        "agent_id",
+    ),
     Index(
         "ix_conversations_silent",
         "silent_at_us",
@@ -134,15 +154,49 @@ turns = Table(
     "turns",
     metadata,
     _project_key(),
+    Column("session_id", String, primary_key=True),
     Column("event_id", String, primary_key=True),
-    Column("session_id", String, nullable=False),
     Column("agent_id", String, nullable=False),
     Column("end_us", BigInteger, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("status", String, nullable=False),
     Index(None, "project_id", "end_us", "seconds"),
-    Index(None, "project_id", "seconds"),
     Index(None, "project_id", "agent_id", "end_us", "seconds"),
+    Index(None, "project_id", "seconds", "end_us", "agent_id"),
+)
+
+
+def _period_keys() -> list[Column[Any]]:
+    """Whose counts of when: of an agent or of all (an empty id), over one hour or 24 from a Unix hour on."""
+    return [
+        _project_key(),
+        Column("agent_id", String, primary_key=True),
+        Column("hours", Integer, primary_key=True),
+        Column("hour", Integer, primary_key=True),
+    ]
+
+
+conversation_counts = Table(
+    "conversation_counts",
+    metadata,
+    *_period_keys(),
+    Column("total", BigInteger, nullable=False),
+    Column("completed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("expired", BigInteger, nullable=False),
+    Column("idle_ended", BigInteger, nullable=False),
+    *[Column(f"score_{score}", BigInteger, nullable=False) for score in range(1, 6)],
+    Column("quality", Float, nullable=False),  # the sum of all
+    sqlite_with_rowid=False,
+)
+
+turn_counts = Table(
+    "turn_counts",
+    metadata,
+    *_period_keys(),
+    Column("seconds", Float, nullable=False),  # the sum of all
+    Column("histogram", Text, nullable=False),  # how many turns lie in each bucket, as JSON
+    sqlite_with_rowid=False,
 )
 
 agents = Table(

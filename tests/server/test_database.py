@@ -6,18 +6,21 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from otel_agent_tracker import wire
-from otel_agent_tracker.server import arrivals, tables
+from otel_agent_tracker.server import arrivals, database, tables
 from otel_agent_tracker.server.database import Database, default_path
+from otel_agent_tracker.server.selection import Page, Selection
 from otel_agent_tracker.server.store import Store
 from tests.server.world import Client, Clock, batch_event, end, start, turn
 
@@ -52,6 +55,39 @@ def test_a_restart_keeps_all(database_path: Path, clock: Clock) -> None:
     assert answers[0] == answers[1]
     assert answers[0] is not None
     assert answers[0].status == "completed"
+
+
+def test_what_an_older_release_kept_is_counted(tmp_path: Path, store: Store, database_path: Path) -> None:
+    """Its schema had no counts and another key of turns; the answers are those of a database made anew."""
+    told: list[wire.Request] = [start("s1"), turn("s1", 5, 7.5), end("s1", 20, quality_score=4), start("s2")]
+    store.ingest(store.default_project, [arrivals.arrive(each, None) for each in told])
+    older = tmp_path / "older.sqlite3"
+    _make_first_schema(older)
+    with closing(sqlite3.connect(older)) as connection, connection:
+        connection.execute("ATTACH ? AS newer", (str(database_path),))
+        for table in (tables.projects, tables.events, tables.conversations, tables.turns, tables.agents):
+            names = ", ".join(column.name for column in table.columns)
+            connection.execute(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM newer.{table.name}")
+    with closing(Store(Database(str(older)))) as upgraded:
+        for each in (upgraded, store):
+            each.ingest(each.default_project, [arrivals.arrive(turn("s2", 90, 2.5), None)])
+        assert _overview(upgraded) == _overview(store)
+        assert upgraded.erase(upgraded.default_project, "s1")
+        assert _overview(upgraded).response_times.count == 1
+
+
+def _make_first_schema(path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+
+
+def _overview(store: Store) -> wire.PerformanceOverview:
+    return store.figures.overview(store.default_project, Selection(), Page())
 
 
 def test_a_database_of_a_newer_release_is_let_be(store: Store) -> None:
