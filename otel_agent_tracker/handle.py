@@ -56,24 +56,27 @@ class WorkerHandle:
     def __init__(self, main: Callable[[WorkerHandle], None], wake: Callable[[], None]) -> None:
         self.flushes: deque[FlushRequest] = deque()
         self.heartbeats: deque[str] = deque(maxlen=1000)
-        self.stopping = threading.Event()
-        self.urgent = threading.Event()
+        self._make_waits()
         self.snapshot: Snapshot | None = None
         self.tally: Counter[str] = Counter()
         """What the worker has counted since the process began; the state file's counters count for all processes."""
-        self.stepping = threading.Lock()
-        """Held by the worker while it is in the middle of something, not while it sleeps."""
         self.suspend: Callable[[], None] = lambda: None
         """Lets go of what a forked child must not inherit; the worker sets it."""
         self.is_forked = False
         """Whether the process has been forked: then no step should take long."""
-        self._forking = threading.Lock()  # held by a thread that waits to fork
         self._paused_by: int | None = None
-        self._published = threading.Event()
         self._main = main
         self._wake = wake
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a signal handler may come in between
+
+    def _make_waits(self) -> None:
+        self.stopping = threading.Event()
+        self.urgent = threading.Event()
+        self.stepping = threading.Lock()
+        """Held by the worker while it is in the middle of something, not while it sleeps."""
+        self._forking = threading.Lock()  # held by a thread that waits to fork
+        self._published = threading.Event()
 
     @property
     def started(self) -> bool:
@@ -85,6 +88,8 @@ class WorkerHandle:
         with self._lock:
             if self._thread is not None or self.stopping.is_set():
                 return
+            if type(self.stepping) is not type(threading.Lock()):  # gevent has replaced it since
+                self._make_waits()
             self._thread = threading.Thread(target=self._run, name="otel-agent-tracker", daemon=True)
             try:
                 self._thread.start()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import queue
 import threading
 import time
 from collections import Counter, deque
@@ -24,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from threading import Lock, RLock
 
 from otel_agent_tracker import frames, session_id
@@ -74,6 +74,7 @@ class MemoryJournal:
     refusal: OSError | None
     moving: Lock
     """Held by whoever takes events out of memory, to store them elsewhere or to bring them to disk."""
+    _bell: queue.SimpleQueue[None]
     _busy: bool
     _closed: bool
     _sleeping: bool
@@ -157,9 +158,13 @@ class MemoryJournal:
         Returns at once if an event has come since the last wait ended, so none is overlooked. True if one
         has come.
         """
+        if (
+            type(self._bell) is not queue.SimpleQueue
+        ):  # gevent has replaced it since: the old one would stop its loop
+            self._bell = queue.SimpleQueue()
         self._sleeping = True
         if self.counters.appended == self._seen:
-            with suppress(Empty):
+            with suppress(queue.Empty):
                 self._bell.get(timeout=timeout)
         self._sleeping = False
         for _ in range(self._bell.qsize()):
@@ -196,7 +201,7 @@ class MemoryJournal:
         self._ring = deque()
         self._ring_bytes = 0
         self._closed = False
-        self._bell: SimpleQueue[None] = SimpleQueue()  # unlike an Event, may be rung from within its own wait
+        self._bell = queue.SimpleQueue()  # may be rung from within its own wait
         self._sleeping = False
         self._seen = 0
 

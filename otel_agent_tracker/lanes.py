@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from otel_agent_tracker.log import Log
@@ -30,8 +30,8 @@ class Lanes(Generic[_Result]):
         self._count = count
         self._done = done
         self._failed = failed
-        self._jobs: SimpleQueue[Callable[[], _Result] | None] = SimpleQueue()
-        self._results: SimpleQueue[_Result] = SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], _Result] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def submit(self, job: Callable[[], _Result]) -> None:
@@ -50,7 +50,7 @@ class Lanes(Generic[_Result]):
         while True:
             try:
                 results.append(self._results.get_nowait())
-            except Empty:
+            except queue.Empty:
                 self.in_flight -= len(results)
                 return results
 

@@ -25,7 +25,7 @@ import_module("otel_agent_tracker.worker")
 # Whoever runs the tests in the background has them ignore Ctrl-C, and the processes that they start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["pytester", "tests.parts", "tests.faults.processes"]
+pytest_plugins = ["pytester", "tests.parts", "tests.faults.processes", "tests.serving"]
 
 # A machine that is busy makes no property false: no limits on time. The rest is as Hypothesis has it, in CI too.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

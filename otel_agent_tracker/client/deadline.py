@@ -7,12 +7,12 @@ write and read of it waits for no longer than what is left until then.
 
 from __future__ import annotations
 
+import queue
 import socket
 import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -111,7 +111,7 @@ def _time_left(instant: float | None, error: type[httpcore.TimeoutException]) ->
 
 def _look_up(host: str, port: int, instant: float | None) -> list[str]:
     """The addresses of `host`, on a thread of their own, because resolvers keep no deadline but theirs."""
-    found: SimpleQueue[list[str] | Exception] = SimpleQueue()
+    found: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
     seconds = _time_left(instant, httpcore.ConnectTimeout)
     thread = Thread(target=_resolve, args=(host, port, found), name="agent-tracker-resolver", daemon=True)
     try:
@@ -120,14 +120,14 @@ def _look_up(host: str, port: int, instant: float | None) -> list[str]:
         _resolve(host, port, found)
     try:
         addresses = found.get(timeout=seconds)
-    except Empty:
+    except queue.Empty:
         raise httpcore.ConnectTimeout("the look-up of the host took too long") from None
     if isinstance(addresses, Exception):
         raise httpcore.ConnectError(addresses)
     return addresses
 
 
-def _resolve(host: str, port: int, found: SimpleQueue[list[str] | Exception]) -> None:
+def _resolve(host: str, port: int, found: queue.SimpleQueue[list[str] | Exception]) -> None:
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name system takes

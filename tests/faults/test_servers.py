@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +14,7 @@ import pytest
 
 from otel_agent_tracker.server.run import Server
 from tests.conftest import MakeTracker
+from tests.serving import BROKER, COMMANDS, RunServer, is_alive
 from tests.waiting import wait_until
 
 APPLICATION = """
@@ -47,20 +45,13 @@ async def asgi(scope, receive, send):
         await send({"type": "http.response.body", "body": answer(scope["path"])})
 """
 
-TASKS = """
+TASKS = f"""
 import os
-from celery import Celery
 from celery.signals import worker_ready
 from otel_agent_tracker import AgentPerformanceTracker
 
 tracker = AgentPerformanceTracker()
-folder = os.environ["BROKER_FOLDER"]
-app = Celery("tasks", broker="filesystem://")
-app.conf.broker_transport_options = {
-    "data_folder_in": folder, "data_folder_out": folder, "control_folder": folder + "-control"
-}
-app.conf.worker_hijack_root_logger = False
-seed = tracker.start_conversation("parent")
+{BROKER}seed = tracker.start_conversation("parent")
 
 @app.task
 def work(number):
@@ -68,7 +59,7 @@ def work(number):
     with tracker.turn(session):
         pass
     tracker.end_conversation(session, 5)
-    os.write(1, f"{os.getpid()} {session}\\n".encode())
+    os.write(1, f"{{os.getpid()}} {{session}}\\n".encode())
 
 @worker_ready.connect
 def ask(**_):
@@ -76,69 +67,10 @@ def ask(**_):
         work.delay(number)
 """
 
-COMMANDS = {
-    "gunicorn": ("gunicorn", "--workers", "2", "--threads", "2", "--bind", "fd://{fd}", "application:wsgi"),
-    "gunicorn preloaded": (
-        *("gunicorn", "--preload", "--workers", "2", "--threads", "2", "--bind", "fd://{fd}"),
-        "application:wsgi",
-    ),
-    "gunicorn on gevent": (
-        *("gunicorn", "--worker-class", "gevent", "--workers", "2", "--bind", "fd://{fd}"),
-        "application:wsgi",
-    ),
-    "uvicorn": ("uvicorn", "--workers", "2", "--fd", "{fd}", "application:asgi"),
-}
-
-Run = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def run(tracker_server: Server, tmp_path: Path) -> Iterator[Run]:
-    """Runs a module as a server, in the folder and with the state folder of the test, and ends it with the test."""
-    with ExitStack() as stack:
-
-        def run(module: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
-            environ = {
-                **os.environ,
-                "AGENT_TRACKER_URL": tracker_server.url,
-                "AGENT_TRACKER_STATE_DIR": str(tmp_path / "state"),
-                "BROKER_FOLDER": str(tmp_path / "broker"),
-                "PYTHONPATH": str(tmp_path),
-            }
-            process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]  # options are its own
-                [sys.executable, "-m", module, *arguments],
-                env=environ,
-                cwd=tmp_path,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-                **options,
-            )
-            stack.enter_context(process)
-            stack.callback(_kill_group, process.pid)
-            return process
-
-        yield run
-
-
-def _kill_group(pid: int) -> None:
-    """The server, and workers that it did not take with it."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
 
 @pytest.mark.parametrize("kind", COMMANDS)
 def test_fault_29_a_web_server_with_forked_workers_tells_each_conversation_once(
-    tracker_server: Server, make_tracker: MakeTracker, run: Run, tmp_path: Path, kind: str
+    tracker_server: Server, make_tracker: MakeTracker, run_server: RunServer, tmp_path: Path, kind: str
 ) -> None:
     """Under gunicorn, preloaded, on gevent or neither, and uvicorn, requests of one conversation may come to any
     worker; a worker that is killed is replaced, and the server is stopped: every conversation arrives, whole and
@@ -146,9 +78,8 @@ def test_fault_29_a_web_server_with_forked_workers_tells_each_conversation_once(
     """
     (tmp_path / "application.py").write_text(APPLICATION)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        os.set_inheritable(listening.fileno(), True)
-        module, *arguments = (each.format(fd=listening.fileno()) for each in COMMANDS[kind])
-        server = run(module, *arguments, pass_fds=(listening.fileno(),))
+        command = COMMANDS[kind]
+        server = run_server([sys.executable, "-m", *command], listening)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
         def ask(path: str) -> tuple[int, str]:
@@ -187,7 +118,7 @@ def test_fault_29_a_web_server_with_forked_workers_tells_each_conversation_once(
 
 
 def test_fault_29_celery_workers_that_are_replaced_lose_nothing(
-    tracker_server: Server, make_tracker: MakeTracker, run: Run, tmp_path: Path
+    tracker_server: Server, make_tracker: MakeTracker, run_server: RunServer, tmp_path: Path
 ) -> None:
     """Celery's pool forks its workers and replaces each after a few tasks: what a task told arrives, once, and so
     does what was told before the first fork.
@@ -195,7 +126,8 @@ def test_fault_29_celery_workers_that_are_replaced_lose_nothing(
     (tmp_path / "tasks.py").write_text(TASKS)
     (tmp_path / "broker").mkdir()
     command = "-A tasks worker --pool prefork --concurrency 2 --max-tasks-per-child 3 --loglevel CRITICAL"
-    worker = run("celery", *command.split(), "--without-gossip", "--without-mingle")
+    celery = [sys.executable, "-m", "celery", *command.split(), "--without-gossip", "--without-mingle"]
+    worker = run_server(celery)
     assert worker.stdout is not None
     lines: list[str] = []
     while len(lines) < 12:
