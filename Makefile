@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor test-pythons test-frameworks chaos check docs format bench clean
+.PHONY: help setup demo test test-floor test-pythons test-frameworks chaos fuzz check docs format bench clean
 
 help: ## Show what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ test: $(READY) ## Run all tests and tell which are the slowest (ARGS are pytest'
 
 chaos: $(READY) ## Kill and cut everything at random, then check what is left (ARGS=--help)
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
+
+fuzz: $(READY) ## Look for a minute for bytes that a bridge does not expect
+	@FUZZ_EXAMPLES=1500 $(BIN)/python -m pytest --quiet tests/bridge/test_fuzz.py $(ARGS)
 
 check: $(READY) ## Run linter, formatter, type checker and import rules
 	@$(BIN)/ruff check

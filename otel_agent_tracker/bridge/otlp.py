@@ -120,14 +120,13 @@ class _Protobuf:
             _add(self._events, f"an event's span must not be larger than {LARGEST_PART} bytes")
             return
         span = Span.FromString(self._body[start:end])
-        attributes = _attributes(span.attributes, None)
-        if semconv.EVENT in attributes:
+        if any(pair.key == semconv.EVENT for pair in span.attributes):
             found = FoundSpan(
                 span.trace_id,
                 span.span_id,
                 span.start_time_unix_nano,
                 span.end_time_unix_nano,
-                attributes,
+                _attributes(span.attributes, None),
                 span.status.code == Status.STATUS_CODE_ERROR,
                 span.status.message,
                 resource,

@@ -91,14 +91,14 @@ class Receiver:
         resource = resources.get(id(found.resource))
         if resource is None:
             resource = resources[id(found.resource)] = _resource(found.resource)
-        if not self._keep(event_span(found, resource)):
+        if not self._keep(found, resource):
             raise NotKept(self._keeper.cannot_keep_because or "there is no room for it now")
         return "events"
 
-    def _keep(self, span: ReadableSpan) -> bool:
+    def _keep(self, found: FoundSpan, resource: Resource) -> bool:
         """The boundary at which a mistake of ours ends: the span is refused; to send it again would not help."""
         try:
-            return self._keeper.take_in(span)
+            return self._keeper.take_in(event_span(found, resource))
         except (MemoryError, TypeError, ValueError):
             raise
         except Exception as error:

@@ -35,7 +35,9 @@ def event_span(found: FoundSpan, resource: Resource) -> ReadableSpan:
     Raises ValueError or TypeError, which says why, if it tells no event that a tracker would take.
     """
     attributes = _checked(found.attributes)
-    event = attributes[semconv.EVENT]
+    event = attributes.get(semconv.EVENT)
+    if event is None:
+        raise TypeError(f"{semconv.EVENT} must be a string")
     for key in _NEEDED.get(event, (semconv.SESSION_ID,)):
         if key not in attributes:
             raise ValueError(f"{event} needs {key}")

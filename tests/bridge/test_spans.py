@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -11,11 +12,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from otel_agent_tracker import semconv
 from otel_agent_tracker.bridge.otlp import Encoding, FoundSpan, decode_traces
 from otel_agent_tracker.bridge.spans import LATEST_NS, event_span
-from tests.bridge.world import foreign, request, start
+from tests.bridge.world import foreign, json_request, request, start
 
 RESOURCE = Resource({"service.name": "shop"})
 KNOWN = {"agent_tracker.event": "conversation.start", "session.id": "thread-7"}
-SPAN = start()
 
 
 def found(attributes: dict[str, Any] | None = None, **changed: Any) -> FoundSpan:
@@ -101,6 +101,22 @@ def test_a_wrong_value_is_told_with_its_name(attributes: dict[str, Any]) -> None
     """No tracker would take it: its sender is told now and not by nobody later."""
     with pytest.raises((TypeError, ValueError), match=next(iter(attributes))):
         made(attributes)
+
+
+def test_an_event_without_a_value_is_refused() -> None:
+    """As bytes, say, in which no event is told: in either encoding."""
+    body = json_request(start())
+    body["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"][0]["value"] = {"bytesValue": "YQ=="}
+    in_protobuf = start()
+    in_protobuf.attributes[0].value.bytes_value = b"a"
+    for traces in (
+        decode_traces(orjson.dumps(body), Encoding.JSON),
+        decode_traces(request(in_protobuf), Encoding.PROTOBUF),
+    ):
+        (span,) = traces.events
+        assert isinstance(span, FoundSpan)
+        with pytest.raises(TypeError, match=r"agent_tracker\.event must be a string"):
+            event_span(span, RESOURCE)
 
 
 @pytest.mark.parametrize(
