@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from otel_agent_tracker.bridge.admin import Admin
+from otel_agent_tracker.bridge.grpc import GrpcReceiver
 from otel_agent_tracker.bridge.http import HttpReceiver
 from otel_agent_tracker.bridge.receiver import Receiver
 from otel_agent_tracker.bridge.serving import HttpServer
@@ -30,6 +31,7 @@ class Listen:
 
     host: str = "127.0.0.1"
     http_port: int = 14318
+    grpc_port: int = 14317
     admin_host: str = "127.0.0.1"
     admin_port: int = 8701
     tls_cert: Path | None = None
@@ -72,12 +74,26 @@ class Bridge:
                 ),
                 HttpServer(admin_socket, admin, most_connections=ADMIN_CONNECTIONS),
             )
+            self._grpc = GrpcReceiver(
+                self._receiver,
+                tokens,
+                host=where.host,
+                port=where.grpc_port,
+                tls_cert=where.tls_cert,
+                tls_key=where.tls_key,
+            )
+            undo.callback(self._grpc.stop)
             self._closing = undo.pop_all()
 
     @property
     def http_url(self) -> str:
         """Where senders of OTLP over HTTP reach it from this machine, without the path."""
         return url_of(self._http_address, self._scheme)
+
+    @property
+    def grpc_url(self) -> str:
+        """Where senders of OTLP over gRPC reach it from this machine."""
+        return url_of(self._grpc.address, self._scheme)
 
     @property
     def admin_url(self) -> str:
@@ -88,7 +104,7 @@ class Bridge:
         """Begin to answer, in threads; returns when it does. Raises RuntimeError if that fails."""
         self._pipeline.start()
         try:
-            for server in self._servers:
+            for server in (*self._servers, self._grpc):
                 server.start()
         except BaseException:
             self.stop()
@@ -96,7 +112,7 @@ class Bridge:
 
     def stop(self) -> None:
         """Answer what is under way, for a few seconds at most, deliver what can be, and close. For good."""
-        for server in self._servers:
+        for server in (self._grpc, *self._servers):
             server.stop()
         self._closing.close()
 
@@ -110,7 +126,10 @@ class Bridge:
         self.stop()
 
     def _answered(self) -> Mapping[str, int]:
-        return {f"http {status}": number for status, number in self._http.answered.items()}
+        return {
+            **{f"http {status}": number for status, number in self._http.answered.items()},
+            **{f"grpc {status}": number for status, number in self._grpc.answered.items()},
+        }
 
 
 def _for_a_bridge(config: Config) -> Config:

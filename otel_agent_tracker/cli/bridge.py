@@ -38,6 +38,7 @@ _file = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
     "--host", default="127.0.0.1", help="Address to receive on; any but this machine's needs tokens."
 )
 @click.option("--http-port", default=14318, type=_port, help="OTLP over HTTP; 0 takes a free one.")
+@click.option("--grpc-port", default=14317, type=_port, help="OTLP over gRPC; 0 takes a free one.")
 @click.option("--admin-host", default="127.0.0.1", help="Address of /healthz, /readyz and /metrics.")
 @click.option("--admin-port", default=8701, type=_port, help="Their port; 0 takes a free one.")
 @click.option("--tls-cert", type=_file, metavar="FILE", help="Certificate chain, in PEM; with --tls-key.")
@@ -60,6 +61,7 @@ def command(
     state_dir: Path | None,
     host: str,
     http_port: int,
+    grpc_port: int,
     admin_host: str,
     admin_port: int,
     tls_cert: Path | None,
@@ -86,6 +88,7 @@ def command(
     where = Listen(
         host=host,
         http_port=http_port,
+        grpc_port=grpc_port,
         admin_host=admin_host,
         admin_port=admin_port,
         tls_cert=tls_cert,
@@ -110,10 +113,11 @@ def _run(bridge: Bridge, tracker: str) -> None:
         console = Console(highlight=False, soft_wrap=True)
         for name, value in (
             ("Tracker", tracker),
-            ("OTLP", f"OTEL_EXPORTER_OTLP_ENDPOINT={bridge.http_url}"),
+            ("OTLP/HTTP", f"OTEL_EXPORTER_OTLP_ENDPOINT={bridge.http_url}"),
+            ("OTLP/gRPC", bridge.grpc_url),
             ("Admin", f"{bridge.admin_url}/readyz"),
         ):
-            console.print(f"[bold]{name:9}[/] {escape(value)}")
+            console.print(f"[bold]{name:10}[/] {escape(value)}")
         console.print("[dim]Ctrl-C stops it.[/]")
         asked.wait()
     click.echo("Stopped.")
@@ -123,5 +127,5 @@ def _explain(error: OSError) -> str:
     if isinstance(error, SSLError):
         return f"--tls-cert and --tls-key cannot be used: {error.reason or error}"
     if error.errno == errno.EADDRINUSE:
-        return f"{error.strerror}: choose another port with --http-port or --admin-port, or 0 for a free one"
+        return f"{error.strerror}: choose another port with --http-port, --grpc-port or --admin-port"
     return f"cannot listen: {error.strerror or error}; see --host and --admin-host"

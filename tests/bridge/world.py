@@ -189,23 +189,25 @@ class BridgeProcess(NamedTuple):
 
     process: subprocess.Popen[str]
     url: str
+    grpc_url: str
     admin_url: str
 
 
 @contextmanager
 def bridging(*arguments: object) -> Iterator[BridgeProcess]:
     """`otel-agent-tracker bridge` on free ports; it is ended, if it has not ended, when the block is left."""
-    command = [sys.executable, "-m", "otel_agent_tracker", "bridge", "--http-port", "0", "--admin-port", "0"]
+    command = [sys.executable, "-m", "otel_agent_tracker", "bridge"]
+    command += [word for kind in ("http", "grpc", "admin") for word in (f"--{kind}-port", "0")]
     process = subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     try:
         found = dict[str, str]()
-        while len(found) < 2 and (line := process.stdout.readline()):
-            if match := re.match(r"(OTLP|Admin) .*?(http\S+?)(?:/readyz)?$", line.rstrip()):
+        while len(found) < 3 and (line := process.stdout.readline()):
+            if match := re.match(r"(OTLP\S+|Admin) .*?(http\S+?)(?:/readyz)?$", line.rstrip()):
                 found[match[1]] = match[2]
-        yield BridgeProcess(process, found["OTLP"], found["Admin"])
+        yield BridgeProcess(process, found["OTLP/HTTP"], found["OTLP/gRPC"], found["Admin"])
     finally:
         process.terminate()
         process.communicate(timeout=30)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.terminal import run
 
-ANYWHERE = ("--http-port", "0", "--admin-port", "0", "--url", "http://127.0.0.1:9")
+ANYWHERE = ("--http-port", "0", "--grpc-port", "0", "--admin-port", "0", "--url", "http://127.0.0.1:9")
 
 
 def test_it_needs_a_tracker() -> None:
@@ -36,7 +36,7 @@ def test_others_need_a_token(host: str, tmp_path: Path) -> None:
     assert (result.exit_code, "holds no token" in result.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("option", ["--http-port", "--admin-port"])
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--admin-port"])
 def test_a_port_that_is_taken_is_named(option: str, tmp_path: Path) -> None:
     """With the options that choose another."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
