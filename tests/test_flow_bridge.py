@@ -27,7 +27,6 @@ from tests.bridge.world import (
     request,
     span,
     start,
-    status_of,
 )
 from tests.hosts import known_environment, live, tracker_answer
 from tests.scripted_server import ReceivedRequest, ScriptedServer, reply, respond
@@ -143,27 +142,6 @@ def until_it_dies(url: str) -> Iterator[str]:
             )
             assert answer.status_code == 200
             yield session
-
-
-def test_what_cannot_be_kept_is_to_be_sent_again(tmp_path: Path) -> None:
-    """503, never 200 or 500, and not ready; nothing is told of it until it is sent again and kept."""
-    in_the_way = tmp_path / "folder"
-    in_the_way.write_text("no folder")
-    with (
-        ScriptedServer(respond(tracker_answer)) as tracker,
-        bridging("--url", tracker.url, "--state-dir", in_the_way / "state") as bridge,
-    ):
-        wait_until(lambda: httpx.get(f"{bridge.admin_url}/readyz").status_code == 503)
-        refused = export(bridge.url, request(start()))
-        assert (refused.status_code, refused.headers["Content-Type"]) == (503, PROTOBUF)
-        assert 1 <= int(refused.headers["Retry-After"]) <= 5
-        assert status_of(refused.content)[0] == 14
-        in_the_way.unlink()
-        wait_until(lambda: httpx.get(f"{bridge.admin_url}/readyz").status_code == 200)
-        assert posted(tracker) == []
-        assert export(bridge.url, request(start())).status_code == 200
-        tracker.wait_for_requests(2)
-        assert [each.path for each in posted(tracker)] == ["/conversations/start"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

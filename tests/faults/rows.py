@@ -64,6 +64,14 @@ FAULTS: Mapping[int, str] = {
     46: "Metadata with keys of ours",
     47: "Secrets in metadata",
     48: "Line breaks and other characters in ids and keys",
+    49: "OTLP that is malformed, cut off, of another encoding, or has bad ids and times",
+    50: "Bombs: bodies that unpack to much, or not at all",
+    51: "Bodies of a little that is very many",
+    52: "Bodies and heads that are too large, or tell their length twice",
+    53: "Senders that stop in the middle, by the hundred",
+    54: "A receiver of OTLP that cannot keep what it gets",
+    56: "Tokens that are wrong, empty, doubled or in another place",
+    57: "A receiver that other machines reach, without a token",
 }
 
 _FOLDER = Path(__file__).parent
