@@ -22,7 +22,7 @@ chaos: $(READY) ## Kill and cut everything at random, then check what is left (A
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 fuzz: $(READY) ## Look for a minute for bytes that a bridge does not expect
-	@FUZZ_EXAMPLES=1500 $(BIN)/python -m pytest --quiet tests/bridge/test_fuzz.py $(ARGS)
+	@FUZZ_EXAMPLES=6000 $(BIN)/python -m pytest --quiet tests/bridge/test_fuzz.py $(ARGS)
 
 check: $(READY) ## Run linter, formatter, type checker and import rules
 	@$(BIN)/ruff check

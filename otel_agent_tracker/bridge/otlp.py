@@ -261,6 +261,8 @@ def _json_value(value: dict[str, Any]) -> Value | None:
                 return _whole(item)
             case "doubleValue", int() | float() if not isinstance(item, bool):
                 return float(item)
+            case "doubleValue", "NaN" | "Infinity" | "-Infinity":
+                return float(item)
             case "arrayValue", dict():
                 return [_text(each, "stringValue") for each in _objects(item, "values")]
     return None

@@ -13,10 +13,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 
-from otel_agent_tracker import mapping, semconv
+from otel_agent_tracker import semconv
 from otel_agent_tracker.bridge.bodies import ENCODINGS, TooLarge, Unreadable, unpack
 from otel_agent_tracker.bridge.otlp import Encoding, Traces, decode_traces
 from otel_agent_tracker.bridge.spans import event_span
+from otel_agent_tracker.clock import SYSTEM_CLOCK
+from otel_agent_tracker.entry import Entry
+from otel_agent_tracker.intake import Intake
+from otel_agent_tracker.redaction import Redactor
+from otel_agent_tracker.sessions import SessionMap
 from tests.bridge.world import end, foreign, json_request, request, start
 
 EXAMPLES = settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")))
@@ -61,18 +66,23 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 def requests_of(traces: Traces) -> list[dict[str, Any]]:
-    """What the tracker would get; spans that are refused are left out."""
-    bodies = []
+    """What the tracker would get; spans that are refused are left out, and leave no trace."""
+    bodies: list[dict[str, Any]] = []
+
+    def keep(entry: Entry) -> bool:
+        assert Entry.decode(entry.encode()) == entry
+        bodies.append(entry.body)
+        return True
+
+    sessions = SessionMap(ttl_seconds=60, idle_seconds=60, max_sessions=10, clock=SYSTEM_CLOCK)
+    intake = Intake(sessions, keep, Redactor())
     for found in traces.events:
-        if isinstance(found, str):
-            continue
+        before = len(bodies)
         try:
-            entry = mapping.to_request(event_span(found, RESOURCE))
+            if not isinstance(found, str):
+                assert intake.take_in(event_span(found, RESOURCE))
         except (TypeError, ValueError):
-            continue
-        if entry is not None:
-            orjson.dumps(entry.body)
-            bodies.append(entry.body)
+            assert len(bodies) == before
     return bodies
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from math import isfinite
 from typing import Any, NamedTuple
 
 from google.rpc.status_pb2 import Status as RpcStatus
@@ -142,10 +143,14 @@ def _json_value(value: AnyValue) -> dict[str, Any]:
         case "int_value":
             return {"intValue": str(value.int_value)}
         case "double_value":
-            return {"doubleValue": value.double_value}
+            number = value.double_value
+            return {"doubleValue": number if isfinite(number) else _NOT_FINITE[str(number)]}
         case "array_value":
             return {"arrayValue": {"values": [_json_value(item) for item in value.array_value.values]}}
     return {"stringValue": value.string_value}
+
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def answer_of(body: bytes) -> tuple[int, str]:
