@@ -102,8 +102,6 @@ _TAIL = """
   acknowledged; a batch processor keeps a list. One request for each event is bound by the HTTP client's Python.
 - **Events taken in.** Each is read and checked in Python, and its conversation is derived anew from all of its events,
   which is what makes their order and repetition harmless.
-- **Figures of a million conversations** are exact and counted when they are asked for: what is about all of them goes
-  through all rows of an index, and percentiles through all turns.
 - **What people import.** Importing the tracker's class brings the whole way of an event but for SQLite and the
   client. The package itself imports names when they are used.
 
