@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from otel_agent_tracker.agents import AgentSpanProcessor
     from otel_agent_tracker.auto import end_conversation, install, record_feedback
     from otel_agent_tracker.conversation import Conversation, Turn, session
+    from otel_agent_tracker.evaluators import EvaluationLogRecordProcessor
     from otel_agent_tracker.exceptions import AgentTrackerError, TrackerUnavailable
     from otel_agent_tracker.exporter import TrackerSpanExporter
     from otel_agent_tracker.operations import AgentOperationsTracker, AsyncAgentOperationsTracker
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncAgentPerformanceTracker",
     "Conversation",
     "ConversationQuality",
+    "EvaluationLogRecordProcessor",
     "Recognised",
     "SessionInfo",
     "SessionSpanProcessor",
@@ -62,6 +64,7 @@ _HOMES = {
     "AsyncAgentPerformanceTracker": "tracker",
     "Conversation": "conversation",
     "ConversationQuality": "semconv",
+    "EvaluationLogRecordProcessor": "evaluators",
     "Recognised": "recognition",
     "SessionInfo": "tracker",
     "SessionSpanProcessor": "processor",

@@ -16,6 +16,7 @@ from opentelemetry.trace import StatusCode
 
 from otel_agent_tracker import recognition, semconv
 from otel_agent_tracker.assembly import MAX_SCOPES, Assembly, Ended, Summary
+from otel_agent_tracker.evaluation import Evaluation
 from otel_agent_tracker.log import Log
 from otel_agent_tracker.recognition import NO_IDS, Ids, Reader, Seen, SpanClass
 from otel_agent_tracker.scope import current_scope
@@ -27,6 +28,7 @@ __all__ = [
     "AgentSpanProcessor",
     "Reporter",
     "add_toucher",
+    "current_reporter",
     "is_seen_in_process",
     "release",
     "remove_toucher",
@@ -56,6 +58,9 @@ class Reporter(Protocol):
 
     def report(self, turn: Summary) -> None:
         """A turn has ended."""
+
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """An evaluator has spoken."""
 
 
 class AgentSpanProcessor(SpanProcessor):
@@ -140,12 +145,15 @@ class AgentSpanProcessor(SpanProcessor):
     def _end(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
         context, reader = span.context, _reader()
         span_class = reader.plain_class(span.name, attributes)
+        owner = None if span_class is SpanClass.OTHER else self._assembly.owner(context.span_id)
+        if isinstance(owner, Observed):
+            owner.add_piece((context.span_id, recognition.response_id(attributes)))
         if span_class is SpanClass.OTHER:
             turns = self._assembly.end(context.span_id, reader.other(attributes), _NOWHERE)
         elif (
             span_class is SpanClass.LLM
             and span.status.status_code is not StatusCode.ERROR
-            and self._assembly.has_owner(context.span_id)
+            and owner is not None
         ):
             turns = self._assembly.end(
                 context.span_id, Seen(SpanClass.LLM, tokens=recognition.tokens(attributes)), _NOWHERE
@@ -177,6 +185,11 @@ def stop_reporting(reporter: Reporter) -> None:
     global _reporter
     if _reporter is reporter:
         _reporter = None
+
+
+def current_reporter() -> Reporter | None:
+    """Who is told of turns, if anybody is."""
+    return _reporter
 
 
 def tick(reporter: Reporter) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from otel_agent_tracker.recognition import NO_IDS, Ids, Outcome, Seen, SpanClass, is_likely_scope
 from otel_agent_tracker.semconv import TurnStatus
+from otel_agent_tracker.turns import MAX_PIECES, Piece
 
 __all__ = ["Assembly", "Ended", "Summary"]
 
@@ -57,7 +58,7 @@ class Ended(NamedTuple):
 class _Below:
     """What the spans below one add up to."""
 
-    __slots__ = ("call", "conversation", "outcome", "tokens", "user")
+    __slots__ = ("call", "conversation", "outcome", "pieces", "tokens", "user")
 
     def __init__(self) -> None:
         self.tokens: tuple[int | None, int | None] = (None, None)
@@ -65,6 +66,7 @@ class _Below:
         self.call = _NO_CALL  # of a model that ended last, and when it did
         self.conversation: tuple[int, str] | None = None  # with when its span started: the earliest counts
         self.user: tuple[int, str] | None = None
+        self.pieces: tuple[Piece, ...] = ()
 
     def add(self, other: _Below) -> None:
         """Take in what another one adds up to."""
@@ -73,6 +75,8 @@ class _Below:
         self.call = max(self.call, other.call, key=_when)
         self.conversation = _earlier(self.conversation, other.conversation)
         self.user = _earlier(self.user, other.user)
+        if other.pieces:
+            self.pieces = (self.pieces + other.pieces)[-MAX_PIECES:]
 
     def note(self, seq: int, ids: Ids) -> None:
         """A span that started as number `seq` has these ids."""
@@ -193,10 +197,10 @@ class Assembly:
         """Their ids, as they are at each look."""
         return self._open
 
-    def has_owner(self, span_id: int) -> bool:
-        """Whether the open span is below a turn that somebody else reports."""
+    def owner(self, span_id: int) -> object:
+        """What stands for the turn that somebody else reports, if the open span is below one."""
         node = self._open.get(span_id)
-        return node is not None and node.owner is not None
+        return None if node is None else node.owner
 
     @property
     def is_holding(self) -> bool:
@@ -314,6 +318,8 @@ class Assembly:
             return self._end_other(node, seen)
         if len(self._shown) < MAX_SCOPES:
             self._shown.add(ended.scope)
+        if node.owner is None:
+            node.take_below().pieces += ((node.span_id, seen.response_id),)
         match seen.span_class:
             case SpanClass.AGENT | SpanClass.CHAIN:
                 return self._end_agent(node, seen, ended)

@@ -10,6 +10,7 @@ from opentelemetry.trace import TracerProvider, get_tracer_provider
 
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.config import ApiKey, Options, Redact
+from otel_agent_tracker.hearing import hear
 from otel_agent_tracker.recognition import Recogniser
 from otel_agent_tracker.sampling import keep_agents_visible
 from otel_agent_tracker.semconv import ConversationQuality, FeedbackSource
@@ -29,7 +30,8 @@ def install(
     """Watch `tracer_provider`, by default the global one, and hold the pipeline of the destination.
 
     Turns that the spans of agent frameworks show are then reported, and spans that start inside our blocks carry
-    their session's id. Spans that the provider's sampler drops are recorded for that, and exported to nobody.
+    their session's id. Spans that the provider's sampler drops are recorded for that, and exported to nobody. What
+    evaluators emit on the global logger provider becomes feedback (`EvaluationLogRecordProcessor`).
     `recognisers` are rules of your own: each is given the name and the attributes of a span that has ended, and
     returns a `Recognised` or None; they are asked before the library's rules. `redactor` gets every text that is
     to leave and returns what may. Idempotent: a second call with the same destination changes the rules at most,
@@ -55,6 +57,7 @@ def install(
     watch(tracer_provider)
     if tracker._pipeline.is_reporting:
         keep_agents_visible(get_tracer_provider() if tracer_provider is None else tracer_provider)
+        hear()
     return tracker
 
 

@@ -320,6 +320,7 @@ class Turn(Block):
                 user_id=self._user_id,
                 error_type=error.get("error_type"),
                 error_message=error.get("error_message"),
+                pieces=self._observed.pieces,
             ),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from threading import RLock
 from typing import Any, NamedTuple, TypeVar, cast
@@ -17,8 +17,10 @@ from otel_agent_tracker import metadata as json_copy
 from otel_agent_tracker import semconv, session_id
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import UserIdPolicy
+from otel_agent_tracker.evaluation import Evaluation
 from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.recent import RecentTurns, Target
 from otel_agent_tracker.redaction import Redactor
 from otel_agent_tracker.semconv import (
     AgentStatus,
@@ -32,6 +34,7 @@ from otel_agent_tracker.semconv import (
     TurnStatus,
 )
 from otel_agent_tracker.sessions import Expired, Session, SessionMap
+from otel_agent_tracker.turns import Piece
 
 __all__ = ["Ending", "Events", "TurnReport"]
 
@@ -68,6 +71,7 @@ class TurnReport(NamedTuple):
     output_tokens: int | None = None
     agent_id: str | None = None
     user_id: str | None = None
+    pieces: Sequence[Piece] = ()
 
 
 def _guarded(event: Event, otherwise: Callable[..., object]) -> Callable[[_Method], _Method]:
@@ -119,12 +123,16 @@ class Events:
         self._redactor = redactor
         self._user_id_policy = user_id_policy
         self._default_agent_id = default_agent_id
+        self.recent: RecentTurns | None = None
+        """Where evaluations find their turns, if anybody listens to evaluators."""
         self._ending_unknown = RLock()
         self._log = SparingLog(_logger)
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which another thread may have held in the parent."""
+        """Replace the locks, which other threads may have held in the parent."""
         self._ending_unknown = RLock()
+        if self.recent is not None:
+            self.recent.after_fork_in_child()
 
     # --- conversations --------------------------------------------------------------------------------------
 
@@ -161,6 +169,10 @@ class Events:
             end_us=max(report.end_us, report.start_us),
             error=(message or "") if report.status is TurnStatus.FAILED else None,
         )
+        if self.recent is not None:
+            target = Target(session, report.turn_id)
+            for evaluation in self.recent.add(target, report.pieces):
+                self._evaluated(target, evaluation)
 
     @_guarded(Event.CONVERSATION, _nothing)
     def turn_alone(self, report: TurnReport) -> None:
@@ -235,11 +247,12 @@ class Events:
         name: str | None,
         turn_id: str | None,
         agent_id: str | None,
+        feedback_id: str | None = None,
     ) -> None:
-        """Somebody rated or commented `session`, whatever its state."""
+        """Somebody rated or commented `session`, whatever its state; `feedback_id` is minted if None."""
         live = self._sessions.get(session)
         now_us = self._now_us()
-        event_id = session_id.mint_event_id()
+        event_id = feedback_id or session_id.mint_event_id()
         attributes = {
             semconv.FEEDBACK_ID: event_id,
             semconv.FEEDBACK_SOURCE: source,
@@ -257,6 +270,26 @@ class Events:
             event_id=event_id,
             start_us=now_us,
             end_us=now_us,
+        )
+
+    @_guarded(Event.CONVERSATION_FEEDBACK, _nothing)
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """An evaluator has spoken; it may be of a turn that has not ended yet."""
+        target = None if self.recent is None else self.recent.find(evaluation)
+        if target is not None:
+            self._evaluated(target, evaluation)
+
+    def _evaluated(self, target: Target, evaluation: Evaluation) -> None:
+        self.feedback(
+            target.session,
+            source=FeedbackSource.EVALUATOR,
+            score=evaluation.score,
+            thumbs=None,
+            text=evaluation.explanation,
+            name=evaluation.name,
+            turn_id=target.turn_id,
+            agent_id=None,
+            feedback_id=evaluation.feedback_id(target.session),
         )
 
     # --- agents ---------------------------------------------------------------------------------------------

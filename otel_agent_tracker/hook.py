@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from otel_agent_tracker.log import Log
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.trace import TracerProvider
 
     from otel_agent_tracker.config import Config
@@ -23,7 +24,7 @@ _logger = Log(__name__)
 
 
 def begin() -> None:
-    """Watch the tracer provider there is, and each that is set later, if the environment names a destination.
+    """Watch the providers of tracers and loggers there are, and each that is set later, if there is a destination.
 
     Never raises: whoever is instrumented is started whatever happens here.
     """
@@ -38,8 +39,9 @@ def begin() -> None:
 
 
 def _begin(config: Config) -> None:
-    from opentelemetry import trace
+    from opentelemetry import _logs, trace
 
+    from otel_agent_tracker.hearing import hear
     from otel_agent_tracker.pipeline import acquire
 
     acquire(config, delivers_what_was_left=False).recognise()
@@ -50,7 +52,16 @@ def _begin(config: Config) -> None:
         set_tracer_provider(tracer_provider)
         _follow(tracer_provider)  # also if it came too late to be the global one: it may be used all the same
 
+    set_logger_provider = _logs.set_logger_provider
+
+    @wraps(set_logger_provider)
+    def set_and_listen(logger_provider: LoggerProvider) -> None:
+        set_logger_provider(logger_provider)
+        hear(logger_provider)
+
     trace.set_tracer_provider = set_and_follow
+    _logs.set_logger_provider = set_and_listen
+    hear(_logs.get_logger_provider())
     if not _follow(trace.get_tracer_provider()):
         _logger.info(
             "there is no tracer provider of the SDK yet: agents are seen from the moment one is set, "

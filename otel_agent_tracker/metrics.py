@@ -37,13 +37,17 @@ _Key = tuple[str, _Attributes]
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What one pipeline has counted since this process began; `ended` by who ended and by outcome."""
+    """What one pipeline has counted since this process began.
+
+    `ended` is by who ended and by outcome, `evaluations` by what told their turn.
+    """
 
     accepted: int
     delivered: int
     rejected: int
     dropped: Mapping[str, int]
     ended: Mapping[tuple[str, str], int]
+    evaluations: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,10 @@ def _counters(source: Source) -> dict[_Key, int]:
             (semconv.METRIC_ENDED, (*server, (semconv.ENDED_BY, by), (semconv.OUTCOME, outcome))): number
             for (by, outcome), number in counted.ended.items()
         },
+        **{
+            (semconv.METRIC_EVALUATIONS, (*server, (semconv.FOUND_BY, by))): number
+            for by, number in counted.evaluations.items()
+        },
     }
 
 
@@ -185,6 +193,7 @@ _COUNTERS = {
     semconv.METRIC_REJECTED: ("{event}", "Events of this process's deliveries that were refused for good."),
     semconv.METRIC_DROPPED: ("{event}", "Events that this process could not keep."),
     semconv.METRIC_ENDED: ("{conversation}", "Conversations whose end this process took in."),
+    semconv.METRIC_EVALUATIONS: ("{evaluation}", "Evaluators' words that this process heard."),
 }
 _GAUGES = {
     semconv.METRIC_PENDING: ("{event}", "Events in the state folder that wait to be delivered."),

@@ -38,6 +38,7 @@ from otel_agent_tracker.log import Log
 from otel_agent_tracker.metrics import Counted, FolderNow
 from otel_agent_tracker.processor import SessionSpanProcessor
 from otel_agent_tracker.provider import EventProvider
+from otel_agent_tracker.recent import RecentTurns
 from otel_agent_tracker.recognition import Reader, Recogniser
 from otel_agent_tracker.redaction import Redactor
 from otel_agent_tracker.reporting import GatheredTurns, TurnReporter
@@ -126,6 +127,8 @@ class Pipeline:
 
     def _make_reporter(self, recognisers: Iterable[Recogniser]) -> TurnReporter:
         config = self.config
+        if self.events.recent is None:
+            self.events.recent = RecentTurns(self.clock.monotonic)
         return TurnReporter(
             self.events,
             Reader(config.id_precedence, recognisers),
@@ -222,6 +225,7 @@ class Pipeline:
             rejected=tally.get("dead_lettered", 0),
             dropped=+lost + Counter(unreadable=tally.get("dropped.unreadable", 0)),
             ended={_way(name): number for name, number in tally.items() if name.startswith("ended.")},
+            evaluations={} if self.events.recent is None else self.events.recent.counts,
         )
 
     def folder_now(self) -> FolderNow | None:

@@ -31,6 +31,7 @@ __all__ = [
     "is_foreign_scope",
     "is_left_to_sampler",
     "is_likely_scope",
+    "response_id",
     "tokens",
     "usable_id",
 ]
@@ -96,6 +97,8 @@ class Seen(NamedTuple):
     """Whether it is the span of a `Turn`, which reports itself."""
     refused_id: bool = False
     """Whether it carries a conversation id that cannot be used."""
+    response_id: str | None = None
+    """The id of the model's response that it shows."""
 
 
 class Reader:
@@ -177,6 +180,7 @@ class Reader:
             _outcome(failed, description, attributes, events),
             is_ours,
             ids.conversation is None and not self._id_keys.isdisjoint(attributes),
+            response_id(attributes),
         )
 
     def _asked(self, name: str, attributes: Mapping[str, Any]) -> Recognised:
@@ -325,6 +329,13 @@ def tokens(attributes: Mapping[str, Any]) -> tuple[int | None, int | None]:
         return found
     details = attributes.get("langfuse.observation.usage_details")
     return tokens(_json_object(details)) if isinstance(details, str) else found
+
+
+def response_id(attributes: Mapping[str, Any]) -> str | None:
+    """The id of the model's response that a span or a log record shows."""
+    value = attributes.get(semconv.GEN_AI_RESPONSE_ID)
+    is_one = isinstance(value, str) and 0 < len(value) <= LONGEST_ID and not value.startswith(_SCRUBBED)
+    return value if is_one else None
 
 
 def _first_count(attributes: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
@@ -531,7 +542,8 @@ _OUTPUT_TOKENS = (
     "completion_tokens",
 )
 
-_NO_IDS_BEGIN = ("[Scrubbed", "resp_")
+_SCRUBBED = "[Scrubbed"
+_NO_IDS_BEGIN = (_SCRUBBED, "resp_")
 _CONSTANTS = frozenset(
     {"none", "null", "nil", "undefined", "nan", "n/a", "unknown", "default", "agent", "session", "session_id"}
     | {"session.id", "conversation", "conversation_id", "thread", "thread_id", "chat", "chat_id", "id", "0"}

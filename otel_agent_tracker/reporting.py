@@ -12,6 +12,7 @@ from otel_agent_tracker import semconv
 from otel_agent_tracker.agents import seen_at_end
 from otel_agent_tracker.assembly import Summary
 from otel_agent_tracker.clock import Clock
+from otel_agent_tracker.evaluation import Evaluation
 from otel_agent_tracker.events import Events, TurnReport
 from otel_agent_tracker.gathering import EndedSpan, EndedSpans
 from otel_agent_tracker.recognition import Reader, SpanClass
@@ -70,6 +71,10 @@ class TurnReporter:
         self.counts["ungrouped"] += 1
         self._events.turn_alone(self._report_of(turn))
 
+    def evaluate(self, evaluation: Evaluation) -> None:
+        """Make the feedback that an evaluator's word is."""
+        self._events.evaluate(evaluation)
+
     def _report_of(self, turn: Summary) -> TurnReport:
         outcome, (input_tokens, output_tokens) = turn.outcome, turn.tokens
         return TurnReport(
@@ -83,6 +88,7 @@ class TurnReporter:
             output_tokens=output_tokens,
             agent_id=self._agent_id or turn.agent or turn.service or self._service_name,
             user_id=turn.ids.user,
+            pieces=turn.below.pieces,
         )
 
     def _tell_unresolved(self) -> None:

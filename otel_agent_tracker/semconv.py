@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "ExpiryReason",
     "FeedbackSource",
+    "FoundBy",
     "Origin",
     "Outcome",
     "TurnStatus",
@@ -88,6 +89,15 @@ class FeedbackSource(StrEnum):
     EVALUATOR = "evaluator"
 
 
+class FoundBy(StrEnum):
+    """What told whose a recognised turn is, or of which turn an evaluation."""
+
+    SPAN = "span"
+    RESPONSE = "response"
+    CONVERSATION = "conversation"
+    NOTHING = "nothing"
+
+
 class ConversationQuality(IntEnum):
     """How good a conversation was."""
 
@@ -119,6 +129,12 @@ GEN_AI_AGENT_NAME = "gen_ai.agent.name"
 GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
 GEN_AI_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+GEN_AI_RESPONSE_ID = "gen_ai.response.id"
+EVALUATION_RESULT = "gen_ai.evaluation.result"  # the name of a log event
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE_VALUE = "gen_ai.evaluation.score.value"
+EVALUATION_SCORE_LABEL = "gen_ai.evaluation.score.label"
+EVALUATION_EXPLANATION = "gen_ai.evaluation.explanation"
 SERVICE_NAME = "service.name"
 SERVICE_NAMESPACE = "service.namespace"
 SERVICE_VERSION = "service.version"
@@ -169,9 +185,11 @@ METRIC_DELIVERED = "agent_tracker.events.delivered"
 METRIC_REJECTED = "agent_tracker.events.rejected"
 METRIC_DROPPED = "agent_tracker.events.dropped"
 METRIC_ENDED = "agent_tracker.conversations.ended"
+METRIC_EVALUATIONS = "agent_tracker.evaluations"
 METRIC_PENDING = "agent_tracker.outbox.pending"
 METRIC_DEAD_LETTERS = "agent_tracker.outbox.dead_letters"
 METRIC_OLDEST_PENDING_AGE = "agent_tracker.outbox.oldest_pending_age"
 METRIC_LIVE_SESSIONS = "agent_tracker.sessions.live"
 DROP_KIND = "agent_tracker.drop.kind"
+FOUND_BY = "agent_tracker.found_by"
 STATE_FOLDER = "agent_tracker.state_folder"

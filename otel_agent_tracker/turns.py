@@ -7,21 +7,31 @@ from typing import Any
 from opentelemetry import context
 from opentelemetry.context import Context
 
-__all__ = ["Observed", "observed_in", "with_observed"]
+__all__ = ["MAX_PIECES", "Observed", "Piece", "observed_in", "with_observed"]
+
+MAX_PIECES = 64  # of a turn, the last ones: its answer is among them
+Piece = tuple[int, str | None]
+"""The id of a span that a turn is made of, and that of the model's response which it shows."""
 
 _KEY = context.create_key("agent-tracker-turn")
 
 
 class Observed:
-    """Tokens of the model calls below a turn, and the failure of an agent directly below it."""
+    """Tokens of the model calls below a turn, what it is made of, and the failure of an agent directly below it."""
 
-    __slots__ = ("failure", "input_tokens", "is_over", "output_tokens")
+    __slots__ = ("failure", "input_tokens", "is_over", "output_tokens", "pieces")
 
     def __init__(self) -> None:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.failure: dict[str, Any] | None = None
         self.is_over = False
+        self.pieces: list[Piece] = []
+
+    def add_piece(self, piece: Piece) -> None:
+        """A span of an agent's has ended below the turn."""
+        self.pieces.append(piece)
+        del self.pieces[:-MAX_PIECES]
 
     def add_tokens(self, input_tokens: int | None, output_tokens: int | None) -> None:
         """Count the tokens of one model call."""

@@ -169,3 +169,48 @@ def test_a_mistake_of_ours_does_not_stop_the_application(
     environ["AGENT_TRACKER_STATE_DIR"] = str(tmp_path / "state")
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environ})
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "runs on\n", "broken\n")
+
+
+EVALUATES = """
+import opentelemetry._logs as logs
+from opentelemetry.sdk._logs import LoggerProvider
+def evaluate():
+    logs.get_logger("evaluator").emit(logs.LogRecord(event_name="gen_ai.evaluation.result", attributes={
+        "gen_ai.evaluation.name": "Safety", "gen_ai.evaluation.score.label": "pass",
+        "gen_ai.conversation.id": "thread-1",
+    }))
+"""
+
+
+@pytest.mark.parametrize(
+    "begin", ["", "logs.set_logger_provider(LoggerProvider())\n"], ids=["there", "set later"]
+)
+def test_evaluators_are_heard(
+    run: Run, tracker_server: Server, make_tracker: MakeTracker, begin: str
+) -> None:
+    """On the logger provider that there is, and on one that the application sets."""
+    environ = NO_SDK if begin else {}
+    script = (
+        f"{OWN_PROVIDER if begin else AGENT}{EVALUATES}{begin}talk(trace.get_tracer('agents'))\nevaluate()\n"
+    )
+    run(script, AGENT_TRACKER_URL=tracker_server.url, **environ)
+    tracker = make_tracker(tracker_server.url)
+    assert tracker.flush(20)
+    told = tracker.get_session_info("thread-1")
+    assert told is not None
+    assert told["quality_score"] == 5
+
+
+def test_installing_is_listening(run: Run, tracker_server: Server, make_tracker: MakeTracker) -> None:
+    """To the global logger provider, where there is no hook."""
+    path = "from otel_agent_tracker import install\n"
+    script = f"{OWN_PROVIDER}{EVALUATES}{path}logs.set_logger_provider(LoggerProvider())\n"
+    script += (
+        f"install(provider, base_url={tracker_server.url!r})\ntalk(trace.get_tracer('agents'))\nevaluate()\n"
+    )
+    run(script, **NO_SDK)
+    tracker = make_tracker(tracker_server.url)
+    assert tracker.flush(20)
+    told = tracker.get_session_info("thread-1")
+    assert told is not None
+    assert told["quality_score"] == 5
