@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 import pytest
 
+from otel_agent_tracker import worker
 from otel_agent_tracker.client import Delivered, Result, Retry, TrackerClient
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import Config
@@ -502,22 +503,16 @@ def test_a_flush_that_nobody_waits_for_any_more_is_forgotten(make_host: MakeHost
     host = make_host(Busy())
     host.start()
     assert not host.flush(0.1)
-    looks = count_looks(host)
-    time.sleep(0.5)
-    assert looks() < 8
+    journal, sleeps = host.pipeline._journal, list[float | None]()
+    plain_wait = journal.wait
 
+    def noted_wait(timeout: float | None = None) -> bool:
+        sleeps.append(timeout)
+        return plain_wait(timeout)
 
-def count_looks(host: Host) -> Callable[[], int]:
-    """How often the worker has looked since."""
-    journal, seen = host.pipeline._journal, [0]
-    prepare = journal.prepare
-
-    def counted() -> None:
-        seen[0] += 1
-        prepare()
-
-    journal.prepare = counted  # type: ignore[method-assign]  # counts and calls the original
-    return lambda: seen[0]
+    journal.wait = noted_wait  # type: ignore[method-assign]  # notes and calls the original
+    wait_until(lambda: len(sleeps) > 2)
+    assert worker.FLUSH_POLL not in sleeps[1:]
 
 
 def test_a_flush_waits_for_what_other_living_processes_have_accepted(make_host: MakeHost) -> None:
