@@ -30,6 +30,7 @@ from tests.waiting import wait_until
 __all__ = ["REFUSED", "main"]
 
 REFUSED = "refused-agent"
+ROLLED_UP = 3  # turns
 UNREAD_BYTES = 64  # of the zeros behind what was written
 
 
@@ -47,7 +48,7 @@ def first(url: str, state_dir: str) -> None:
         tracker.end_conversation(ended, 4)
         tracker.start_conversation(REFUSED)
         rolled_up = tracker.start_conversation("bot", "u2")
-        for _ in range(3):
+        for _ in range(ROLLED_UP):
             with tracker.turn(rolled_up):
                 pass
         assert tracker.flush(20)
@@ -58,9 +59,8 @@ def second(url: str, state_dir: str, rolled_up: str) -> None:
     """Events of every kind that is kept, those of the last conversations in the journal only; does not return."""
     tracker = AgentPerformanceTracker(url, state_dir=state_dir)
     operations = AgentOperationsTracker(url, state_dir=state_dir)
-    sessions: dict[str, list[Any]] = {rolled_up: ["completed", "call", 5]}
     tracker.end_conversation(rolled_up, 5)
-    sessions |= _conversations(tracker)
+    sessions = _conversations(tracker)
     operations.register_agent("bot", sdk_version="1")
     operations.update_agent_status("bot", AgentStatus.BUSY, AgentStatus.IDLE)
     operations.log_activity("bot", "search", "three results", 0.5)
@@ -70,7 +70,14 @@ def second(url: str, state_dir: str, rolled_up: str) -> None:
         wait_until(lambda: other.execute("SELECT count(*) FROM sessions").fetchone()[0] >= 2)
         other.execute("BEGIN IMMEDIATE")
         sessions |= _conversations(tracker)
-        _tell({"sessions": sessions, "dead_lettered": 1})
+        completed = [session for session, (status, *_) in sessions.items() if status == "completed"]
+        told = {
+            "sessions": {rolled_up: ["completed", "call", 5], **sessions},
+            "turns": {rolled_up: ROLLED_UP, **dict.fromkeys(sessions, 1)},
+            "thumbs_up": completed,
+            "dead_lettered": 1,
+        }
+        _tell(told)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ from otel_agent_tracker.frames import MAGIC
 from otel_agent_tracker.semconv import VERSION
 from otel_agent_tracker.server.run import Server
 from tests.conftest import MakeTracker
+from tests.faults.trackers import Scripted
+from tests.scripted_server import ScriptedServer, respond
 from tests.waiting import wait_until
 
 RELEASES = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.json"))
@@ -80,6 +83,26 @@ def test_what_a_release_left_is_told_with_its_outcome(
     assert add_up(stats)
     assert (stats["dead_lettered"], stats["pending"]) == (told["dead_lettered"], 0)
     assert stats["dropped_by_kind"] == {}
+
+
+def test_turns_and_feedback_that_a_release_left_are_told_once(
+    release: Path, make_tracker: MakeTracker, tmp_path: Path
+) -> None:
+    """Each turn, by itself or in the summary that its session's end carries; each rating."""
+    scripted = Scripted()
+    with ScriptedServer(respond(scripted.answer)) as server:
+        leave(release, server.url, tmp_path / "left")
+        drain(make_tracker, server.url, tmp_path / "left")
+    told, turns = expected(release), Counter[str]()
+    for event in scripted.accepted:
+        if event.path == "/conversations/turn":
+            turns[event.session] += 1
+        elif event.path == "/conversations/end":
+            turns[event.session] += event.body["metadata"]["agent_tracker"].get("turns", 0)
+    assert turns == told["turns"]
+    given = [event for event in scripted.accepted if event.path == "/conversations/feedback"]
+    assert sorted(event.session for event in given) == sorted(told["thumbs_up"])
+    assert {event.body["thumbs"] for event in given} == {"up"}
 
 
 @pytest.mark.parametrize("garbage", [b"x" * 5000, MAGIC * 2000, struct.pack("<I", 1 << 31) * 100])
