@@ -84,7 +84,8 @@ class Chaos:
             if now >= progress:
                 progress += PROGRESS_SECONDS
                 self._progress(now)
-            time.sleep(0.01)
+            next_due = self._due[0][0] if self._due else progress
+            time.sleep(max(0.0, min(next_due, progress, self._began + self._seconds) - time.monotonic()))
 
     def _all_ready(self) -> bool:
         workers = all(worker.is_ready(self._folder, number) for number in range(WORKERS))
