@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,75 @@ def test_fault_18_a_state_folder_that_is_read_only_is_used_once_it_is_not(
     assert delivered_sessions(counting) == sessions
     assert books(tracker)["delivered"] == 2 * len(sessions)
     assert len(warnings(caplog)) == 1
+
+
+UNPRIVILEGED = """
+import logging, os, sys, time
+from otel_agent_tracker import AgentPerformanceTracker, client, state_file, worker
+warm = client.TrackerClient(sys.argv[1])  # whoever may not write here may not read where Python is
+warm.capabilities()
+warm.close()
+if not os.geteuid():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+warnings = []
+handler = logging.Handler(logging.WARNING)
+handler.emit = warnings.append
+logging.getLogger().addHandler(handler)
+state_file.RETRY_SECONDS = 0.05
+tracker = AgentPerformanceTracker(sys.argv[1], state_dir=sys.argv[2], flush_timeout_seconds=0.1)
+
+def converse():
+    session = tracker.start_conversation("bot", "u1")
+    assert tracker.end_conversation(session, 4)
+    print(session)
+
+for _ in range(20):
+    converse()
+assert tracker.flush(30)
+print("told", flush=True)
+sys.stdin.readline()
+while not (tracker._config.state_folder / state_file.NAME).exists():
+    converse()
+    time.sleep(0.01)
+converse()
+assert tracker.flush(30)
+print(len(warnings))
+"""
+
+
+@pytest.mark.parametrize("kind", ["read-only", "somebody else's"])
+def test_fault_18_without_the_right_to_write_events_are_kept_in_memory(
+    counting: CountingTracker, kind: str
+) -> None:
+    """A process that may not write where its state folder belongs warns once and delivers from memory; when it may,
+    it uses the folder, and need not be restarted.
+    """
+    user = os.geteuid() or 65534
+    with tempfile.TemporaryDirectory() as name:
+        shared, place = Path(name), Path(name) / "place"
+        shared.chmod(0o755)
+        place.mkdir()
+        as_root("chown", str(user if kind == "read-only" else 0), place)
+        as_root("chmod", "555", place)
+        command = [sys.executable, "-c", UNPRIVILEGED, counting.url, str(place / "state")]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stdout is not None
+            lines = []
+            while (line := process.stdout.readline().strip()) not in ("", "told"):
+                lines.append(line)
+            assert list(place.iterdir()) == []
+            as_root("chown", str(user), place)
+            as_root("chmod", "755", place)
+            out, err = process.communicate("\n", timeout=60)
+        assert (process.returncode, err) == (0, "")
+        assert next(place.glob("state/*/state.sqlite3")).stat().st_uid == user
+    *later, warned = out.split()
+    assert warned == "1"
+    assert delivered_sessions(counting) == {*lines, *later}
+    assert set(counting.told().values()) == {1}
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
