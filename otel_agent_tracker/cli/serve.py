@@ -37,7 +37,8 @@ __all__ = ["command"]
     help="Path of a SQLite file, or a URL such as postgresql://user@host/name."
     "  [default: a SQLite file in the platform's data folder]",
 )
-def command(host: str, port: int, database: str | None) -> None:
+@click.option("--rebuild", is_flag=True, help="Count again what figures are added up from, then serve.")
+def command(host: str, port: int, database: str | None, rebuild: bool) -> None:
     """Serve a tracker: the REST API that agents report to, and a web page.
 
     On this machine alone it needs no API key until one is made with `keys create`. On any other address keys
@@ -47,7 +48,7 @@ def command(host: str, port: int, database: str | None) -> None:
     from otel_agent_tracker.server.run import Server
 
     try:
-        server = Server(host=host, port=port, database=database)
+        server = Server(host=host, port=port, database=database, rebuild=rebuild)
     except OSError as error:
         raise click.ClickException(_explain(error, host, port)) from error
     except ValueError as error:

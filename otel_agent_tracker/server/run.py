@@ -31,9 +31,9 @@ class Server:
     """A tracker on `host` and `port` (0: any that is free) over the database at a URL or a SQLite path.
 
     It listens when it is made; requests wait until `start` or `run`. Whatever is not loopback needs keys: if
-    none was ever made, one is, and `key_file` names the file that holds it. Raises OSError if the address
-    cannot be had, ValueError for a `database` that names none, and RuntimeError, which says why, for one that
-    cannot be used. `stop` is for good.
+    none was ever made, one is, and `key_file` names the file that holds it. `rebuild` counts again first what
+    figures are added up from. Raises OSError if the address cannot be had, ValueError for a `database` that
+    names none, and RuntimeError, which says why, for one that cannot be used. `stop` is for good.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Server:
         port: int = DEFAULT_PORT,
         database: str | None = None,
         now_us: Callable[[], int] | None = None,
+        rebuild: bool = False,
     ) -> None:
         self._socket = listen(host, port)
         self._address = self._socket.getsockname()
@@ -51,6 +52,8 @@ class Server:
             self._database = Database(database or str(default_path()))
             with usable(self._database):
                 self.store = Store(self._database, now_us)
+                if rebuild:
+                    self.store.recount()
                 self.key_file = None if local else _ensure_key(self.store, self._database)
         except BaseException:
             self._socket.close()

@@ -69,6 +69,11 @@ class Store:
             if len(silent) < SWEEP_CHUNK:
                 return ended
 
+    def recount(self) -> None:
+        """Count all conversations and turns again, in one transaction; others wait to write meanwhile."""
+        with self._database.writing() as connection:
+            recount(connection)
+
     def check(self) -> None:
         """Raises OperationalError if the database does not answer."""
         self._database.check()

@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,7 @@ import pytest
 from otel_agent_tracker import wire
 from otel_agent_tracker.server import run as server_run
 from otel_agent_tracker.server.run import Server
-from tests.server.world import Json, batch_event, end, start
+from tests.server.world import Json, batch_event, end, start, turn
 
 
 def test_it_serves_on_a_free_port(database_path: Path) -> None:
@@ -30,6 +32,21 @@ def test_it_serves_on_a_free_port(database_path: Path) -> None:
         assert "<table>" in httpx.get(server.url).text
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url)
+
+
+def test_figures_are_counted_again_where_asked(database_path: Path) -> None:
+    """What went astray in the counts is put right from the conversations and turns."""
+    database = str(database_path)
+    with Server(port=0, database=database) as server:
+        body = {"events": [batch_event(start("s1"), "e1"), batch_event(turn("s1", 1), "e2")]}
+        assert httpx.post(f"{server.url}/batch", json=body).status_code == 200
+        right = httpx.get(f"{server.url}/metrics/overview").json()
+    with closing(sqlite3.connect(database_path)) as connection, connection:
+        connection.execute("UPDATE conversation_counts SET total = 7")
+        connection.execute("DELETE FROM turn_counts")
+    for rebuild in (False, True):
+        with Server(port=0, database=database, rebuild=rebuild) as server:
+            assert (httpx.get(f"{server.url}/metrics/overview").json() == right) is rebuild
 
 
 def test_answers_do_not_wait_for_acknowledgements(database_path: Path) -> None:
