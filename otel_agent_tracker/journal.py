@@ -479,8 +479,8 @@ class Journal(MemoryJournal):
         """Make what was claimed in here; whatever fails is a refusal before anybody looks for the segment."""
         thread = threading.get_ident()
         self._excused.add(thread)
-        making.begin()
         try:
+            making.begin()
             yield
         except Exception as error:
             self.refusal = error if isinstance(error, OSError) else OSError(errno.ENOMEM, repr(error))

@@ -7,7 +7,6 @@ maker neither ran nor was ready to run: then the system had not answered it.
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 __all__ = ["Making"]
@@ -55,23 +54,22 @@ class _Thread:
     """The thread that makes this object, as others see it. What the system does not tell counts as waiting."""
 
     def __init__(self) -> None:
-        self._status = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
-        thread_id = threading.get_ident()
-        self._clock = (
-            time.pthread_getcpuclockid(thread_id) if hasattr(time, "pthread_getcpuclockid") else None
-        )
-        self._used = self._cpu_ns()
+        task = Path(
+            f"/proc/self/task/{threading.get_native_id()}"
+        )  # gevent's threads have ids that no system knows
+        self._status, self._times = task / "stat", task / "schedstat"
+        self._used = self._cpu_time()
 
     def is_kept_waiting(self) -> bool:
         """Whether it has not run since the last call, nor is ready to; one that waits for the GIL runs now and then."""
-        before, self._used = self._used, self._cpu_ns()
+        before, self._used = self._used, self._cpu_time()
         return before == self._used and not self._is_ready()
 
-    def _cpu_ns(self) -> int:
+    def _cpu_time(self) -> bytes:
         try:
-            return 0 if self._clock is None else time.clock_gettime_ns(self._clock)
-        except OSError:  # it has ended
-            return 0
+            return self._times.read_bytes().partition(b" ")[0]
+        except OSError:  # it has ended, or the system does not count
+            return b""
 
     def _is_ready(self) -> bool:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from otel_agent_tracker import making as making_module
+from otel_agent_tracker.journal import Journal
 from otel_agent_tracker.making import PATIENCE, TURN, Making
 
 
@@ -114,8 +115,7 @@ def compute_until(is_over: threading.Event) -> None:
 
 
 def test_where_the_system_tells_nothing_each_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No clock of another thread, no /proc: then patience is all there is."""
-    monkeypatch.delattr(time, "pthread_getcpuclockid")
+    """No /proc: then patience is all there is."""
     monkeypatch.setattr(making_module, "Path", lambda _: Path("/nowhere"))
     is_over = threading.Event()
     with maker(lambda: compute_until(is_over)) as making:
@@ -139,3 +139,20 @@ def test_a_maker_that_has_died_is_not_waited_for() -> None:
     thread.start()
     thread.join()
     assert not making.wait()
+
+
+def test_a_maker_that_cannot_begin_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails before it makes anything: its event waits in memory, and the next try is another's."""
+
+    def fail(making: Making) -> None:
+        raise RuntimeError("no thread can be told from another")
+
+    journal = Journal(tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(Making, "begin", fail)
+        began = time.monotonic()
+        assert not journal.append(b"x")
+        assert time.monotonic() - began < 1.0
+    journal.prepare()
+    assert journal.append(b"y")
+    journal.close()

@@ -213,7 +213,9 @@ def test_fault_32_gevent(
             began = time.monotonic()
             gevent.sleep(0.01)
             stalls.append(time.monotonic() - began)
-    tracker.start_conversation("warm")
+    before = tracker._pipeline._journal.counters
+    gevent.joinall([gevent.spawn(tracker.start_conversation, "warm") for _ in range(20)])
+    say(before.not_durable, before.made_by_callers)
     tracker.flush(20)  # what the worker needs is loaded by now
     watching = gevent.spawn(watch)
     def converse(number):
@@ -221,7 +223,9 @@ def test_fault_32_gevent(
         with tracker.turn(session):
             gevent.sleep(0.001)
         tracker.end_conversation(session, 5)
+    began = time.monotonic()
     gevent.joinall([gevent.spawn(converse, number) for number in range(100)], raise_error=True)
+    say(tracker._pipeline._journal.counters.not_durable, time.monotonic() - began < 2.0)
     say(tracker.flush(20))
     gevent.sleep(1.5)  # the worker has nothing to do, and waits
     watching.kill()
@@ -232,7 +236,8 @@ def test_fault_32_gevent(
     host = start_host(tracker_server.url, script, head=head, PYTHONWARNINGS="ignore")
     ended = host.end()
     assert (ended.code, ended.stderr) == (0, "")
-    flushed, stalled, last = ended.lines
+    *kept, flushed, stalled, last = ended.lines
+    assert kept == ["0 1", "0 True"]  # all on disk, the first by a segment that callers had made
     assert flushed == "True"
     assert float(stalled) < 0.5
     assert ended.at - float(last) < 3.0
