@@ -67,6 +67,8 @@ def keep_agents_visible(provider: trace.TracerProvider) -> None:
 
 
 def _keep_agents_visible(provider: trace.TracerProvider) -> None:
+    if not isinstance(provider, TracerProvider):
+        provider = getattr(provider, "provider", provider)  # logfire's hands everything on to one of the SDK
     if not isinstance(provider, TracerProvider) or getattr(provider, _MARK, False):
         return
     setattr(provider, _MARK, True)

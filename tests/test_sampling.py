@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -187,3 +188,28 @@ def test_where_nothing_is_sent_the_sampler_stays(monkeypatch: pytest.MonkeyPatch
     provider, _ = host(ParentBased(TraceIdRatioBased(0.0)))
     otel_agent_tracker.install(provider).close()
     assert not provider.get_tracer("some-agents").start_span("agent").is_recording()
+
+
+class HandingOn(trace.TracerProvider):
+    """A provider that is none of the SDK's and hands everything on to one, as logfire's does."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self.provider = provider
+        self.add_span_processor = provider.add_span_processor
+
+    def get_tracer(self, *arguments: Any, **options: Any) -> trace.Tracer:
+        return self.provider.get_tracer(*arguments, **options)
+
+
+def test_a_provider_that_hands_on_to_the_sdks_is_as_good(recorded: RecordedConversations) -> None:
+    """Its agents are seen whatever the sampler behind it decides, those of tracers made before included."""
+    provider, exporter = host(TraceIdRatioBased(0.0))
+    outer = HandingOn(provider)
+    early = outer.get_tracer("some-agents")
+    otel_agent_tracker.install(outer)
+    for tracer in (early, outer.get_tracer("other-agents")):
+        attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.conversation.id": "thread-1"}
+        tracer.start_span("invoke_agent bot", attributes=attributes).end()
+    (conversation,) = recorded.conversations
+    assert len(conversation.turns) == 2
+    assert exporter.get_finished_spans() == ()
