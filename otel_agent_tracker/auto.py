@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from opentelemetry.trace import TracerProvider, get_tracer_provider
+from opentelemetry.trace import TracerProvider
 
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.config import ApiKey, Options, Redact
+from otel_agent_tracker.following import follow, follow_global
 from otel_agent_tracker.hearing import hear
 from otel_agent_tracker.recognition import Recogniser
-from otel_agent_tracker.sampling import keep_agents_visible
 from otel_agent_tracker.semconv import ConversationQuality, FeedbackSource
 from otel_agent_tracker.tracker import AgentPerformanceTracker
 
@@ -27,7 +27,7 @@ def install(
     recognisers: Sequence[Recogniser] = (),
     redactor: Redact | None = None,
 ) -> AgentPerformanceTracker:
-    """Watch `tracer_provider`, by default the global one, and hold the pipeline of the destination.
+    """Watch `tracer_provider`, by default the global one and each that is set later, and hold the pipeline.
 
     Turns that the spans of agent frameworks show are then reported, and spans that start inside our blocks carry
     their session's id. Spans that the provider's sampler drops are recorded for that, and exported to nobody. What
@@ -54,9 +54,12 @@ def install(
     if before is not None:
         before.close()
     tracker._pipeline.recognise(rules)
-    watch(tracer_provider)
-    if tracker._pipeline.is_reporting:
-        keep_agents_visible(get_tracer_provider() if tracer_provider is None else tracer_provider)
+    if not tracker._pipeline.is_reporting:
+        watch(tracer_provider)  # spans in our blocks carry the session's id all the same
+    elif tracer_provider is None:
+        follow_global()
+    else:
+        follow(tracer_provider)
         hear()
     return tracker
 

@@ -7,15 +7,11 @@ nothing does not pay for it, and what cannot be imported stops nobody.
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import TYPE_CHECKING
 
 from otel_agent_tracker.log import Log
 
 if TYPE_CHECKING:
-    from opentelemetry._logs import LoggerProvider
-    from opentelemetry.trace import TracerProvider
-
     from otel_agent_tracker.config import Config
 
 __all__ = ["begin"]
@@ -39,41 +35,12 @@ def begin() -> None:
 
 
 def _begin(config: Config) -> None:
-    from opentelemetry import _logs, trace
-
-    from otel_agent_tracker.hearing import hear
+    from otel_agent_tracker.following import follow_global
     from otel_agent_tracker.pipeline import acquire
 
     acquire(config, delivers_what_was_left=False).recognise()
-    set_tracer_provider = trace.set_tracer_provider
-
-    @wraps(set_tracer_provider)
-    def set_and_follow(tracer_provider: TracerProvider) -> None:
-        set_tracer_provider(tracer_provider)
-        _follow(tracer_provider)  # also if it came too late to be the global one: it may be used all the same
-
-    set_logger_provider = _logs.set_logger_provider
-
-    @wraps(set_logger_provider)
-    def set_and_listen(logger_provider: LoggerProvider) -> None:
-        set_logger_provider(logger_provider)
-        hear(logger_provider)
-
-    trace.set_tracer_provider = set_and_follow
-    _logs.set_logger_provider = set_and_listen
-    hear(_logs.get_logger_provider())
-    if not _follow(trace.get_tracer_provider()):
+    if not follow_global():
         _logger.info(
             "there is no tracer provider of the SDK yet: agents are seen from the moment one is set, "
             "or handed to otel_agent_tracker.install(); `otel-agent-tracker run` sets one"
         )
-
-
-def _follow(provider: TracerProvider) -> bool:
-    """Whether the spans of the provider can be seen."""
-    from otel_agent_tracker.agents import watch
-    from otel_agent_tracker.sampling import keep_agents_visible
-
-    watch(provider)
-    keep_agents_visible(provider)
-    return hasattr(provider, "add_span_processor")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Token
+from functools import wraps
 from typing import Any
 
-from opentelemetry import context
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span
+from opentelemetry.trace import TracerProvider as TracerProviderAPI
 
 __all__ = [
     "SUPPRESS_INSTRUMENTATION_KEY",
+    "after_each_tracer_provider",
     "attributes_of",
     "detach",
     "enable",
@@ -30,6 +33,22 @@ SUPPRESS_INSTRUMENTATION_KEY: str = getattr(
     context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation"
 )
 """The Context key that keeps instrumentations away from our own traffic; without it, its documented text."""
+
+
+def after_each_tracer_provider(do: Callable[[TracerProviderAPI], object]) -> None:
+    """Call `do` with each tracer provider that is set from now on, also if it comes too late to be the global one.
+
+    Without the private name, not with those set by a function that was imported by its name before.
+    """
+    name = "_set_tracer_provider" if hasattr(trace, "_set_tracer_provider") else "set_tracer_provider"
+    set_provider = getattr(trace, name)
+
+    @wraps(set_provider)
+    def set_and_do(tracer_provider: TracerProviderAPI, *arguments: Any, **options: Any) -> None:
+        set_provider(tracer_provider, *arguments, **options)
+        do(tracer_provider)
+
+    setattr(trace, name, set_and_do)
 
 
 def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:

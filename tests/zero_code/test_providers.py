@@ -14,7 +14,8 @@ from otel_agent_tracker.server.run import Server
 from tests.conftest import MakeTracker
 
 BIN = Path(sys.executable).parent
-RUNNERS = {
+RUNNERS: dict[str, list[str]] = {
+    "nothing": [],
     "opentelemetry-instrument": [str(BIN / "opentelemetry-instrument")],
     "run": [str(BIN / "otel-agent-tracker"), "run", "--quiet", "--"],
 }
@@ -152,7 +153,7 @@ def vendor(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("runner", ["opentelemetry-instrument", "run"])
 def test_another_distro_is_as_good(
     run: Run, tracker_server: Server, make_tracker: MakeTracker, vendor: Path, runner: str
 ) -> None:
@@ -160,4 +161,24 @@ def test_another_distro_is_as_good(
     chosen = {"OTEL_PYTHON_DISTRO": "vendor", "OTEL_PYTHON_CONFIGURATOR": "vendor"}
     told = run(answers(NO_PARENT), runner, PYTHONPATH=str(vendor), **chosen)
     assert told == "distro\nconfigurator\n"
+    assert conversations(make_tracker, tracker_server) == EXPECTED
+
+
+OWN_PROVIDER = """
+{imports}
+import otel_agent_tracker
+tracker = otel_agent_tracker.install()
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+{set}(TracerProvider(sampler=ALWAYS_OFF))
+"""
+
+
+@pytest.mark.parametrize("set_by", ["trace.set_tracer_provider", "set_tracer_provider"])
+def test_install_need_not_wait_for_the_provider(
+    run: Run, tracker_server: Server, make_tracker: MakeTracker, set_by: str
+) -> None:
+    """An application may call it first, and whichever way it has imported what sets its provider."""
+    imports = "from opentelemetry import trace\nfrom opentelemetry.trace import set_tracer_provider"
+    run(OWN_PROVIDER.format(imports=imports, set=set_by) + answers(NO_PARENT), "nothing")
     assert conversations(make_tracker, tracker_server) == EXPECTED
