@@ -21,7 +21,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from otel_agent_tracker.recognition import NO_IDS, Ids, Outcome, Seen, SpanClass, is_likely_scope
-from otel_agent_tracker.semconv import TurnStatus
+from otel_agent_tracker.semconv import FoundBy, TurnStatus
 from otel_agent_tracker.turns import MAX_PIECES, Piece
 
 __all__ = ["Assembly", "Ended", "Summary"]
@@ -99,7 +99,7 @@ class Summary(NamedTuple):
     outcome: Outcome | None
     agent: str | None
     service: str | None
-    refused_id: bool
+    found_by: FoundBy
     owner: Any
     seq: int
     held_since: float
@@ -388,6 +388,7 @@ class Assembly:
             below.conversation[1] if below.conversation else None, below.user[1] if below.user else None
         )
         own = _first(node.said, seen.ids, node.ids)
+        found_by = _found_by(node, seen, below)
         below.note(node.seq, own)
         return Summary(
             seen.span_class,
@@ -400,7 +401,7 @@ class Assembly:
             outcome,
             own.agent or seen.agent,
             ended.service,
-            seen.refused_id,
+            found_by,
             node.owner,
             node.seq,
             self.monotonic(),
@@ -507,7 +508,20 @@ class Assembly:
 def _counted(node: _Node, seen: Seen) -> Summary:
     """Tokens for the owner, and nothing else that it does not know."""
     return Summary(
-        *(seen.span_class, 0, node.span_id, 0, 0, NO_IDS, seen.tokens, None, None, None, False, node.owner),
+        *(
+            seen.span_class,
+            0,
+            node.span_id,
+            0,
+            0,
+            NO_IDS,
+            seen.tokens,
+            None,
+            None,
+            None,
+            FoundBy.NOTHING,
+            node.owner,
+        ),
         node.seq,
         0.0,
         _NONE_BELOW,
@@ -536,6 +550,19 @@ def _open_above(node: _Node) -> _Node | None:
 def _is_above(above: SpanClass, span_class: SpanClass) -> bool:
     """Whether a span of the class `above` keeps one of the other class below it from being a turn."""
     return above in _AGENTS if span_class in _AGENTS else above is not SpanClass.OTHER
+
+
+def _found_by(node: _Node, seen: Seen, below: _Below) -> FoundBy:
+    """What tells whose conversation a turn is, in the order in which `_summary` looks."""
+    if node.said.conversation is not None:
+        return FoundBy.BLOCK
+    if seen.ids.conversation is not None:
+        return FoundBy.SPAN
+    if node.ids.conversation is not None:
+        return FoundBy.START
+    if below.conversation is not None:
+        return FoundBy.BELOW
+    return FoundBy.UNUSABLE if seen.refused_id else FoundBy.NOTHING
 
 
 def _first(*found: Ids) -> Ids:

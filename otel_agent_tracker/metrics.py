@@ -39,7 +39,7 @@ _Key = tuple[str, _Attributes]
 class Counted:
     """What one pipeline has counted since this process began.
 
-    `ended` is by who ended and by outcome, `evaluations` by what told their turn.
+    `ended` is by who ended and by outcome, `turns` and `evaluations` by what told whose each is.
     """
 
     accepted: int
@@ -47,6 +47,7 @@ class Counted:
     rejected: int
     dropped: Mapping[str, int]
     ended: Mapping[tuple[str, str], int]
+    turns: Mapping[str, int]
     evaluations: Mapping[str, int]
 
 
@@ -152,6 +153,10 @@ def _counters(source: Source) -> dict[_Key, int]:
             for (by, outcome), number in counted.ended.items()
         },
         **{
+            (semconv.METRIC_TURNS, (*server, (semconv.FOUND_BY, by))): number
+            for by, number in counted.turns.items()
+        },
+        **{
             (semconv.METRIC_EVALUATIONS, (*server, (semconv.FOUND_BY, by))): number
             for by, number in counted.evaluations.items()
         },
@@ -193,6 +198,7 @@ _COUNTERS = {
     semconv.METRIC_REJECTED: ("{event}", "Events of this process's deliveries that were refused for good."),
     semconv.METRIC_DROPPED: ("{event}", "Events that this process could not keep."),
     semconv.METRIC_ENDED: ("{conversation}", "Conversations whose end this process took in."),
+    semconv.METRIC_TURNS: ("{turn}", "Turns that spans of others showed to this process."),
     semconv.METRIC_EVALUATIONS: ("{evaluation}", "Evaluators' words that this process heard."),
 }
 _GAUGES = {

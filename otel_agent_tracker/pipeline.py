@@ -41,7 +41,7 @@ from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.recent import RecentTurns
 from otel_agent_tracker.recognition import Reader, Recogniser
 from otel_agent_tracker.redaction import Redactor
-from otel_agent_tracker.reporting import GatheredTurns, TurnReporter
+from otel_agent_tracker.reporting import GatheredTurns, TurnCounts, TurnReporter
 from otel_agent_tracker.semconv import Event
 from otel_agent_tracker.sender_lock import SenderLock
 from otel_agent_tracker.sessions import SessionMap
@@ -83,6 +83,7 @@ class Pipeline:
         self._copying: SpanProcessor | None = None
         self._reporter: TurnReporter | None = None
         self._gathered: GatheredTurns | None = None
+        self._turn_counts = TurnCounts()
         self._enabled = sender is not None or config.disabled_because is None
         self._journal = self._make_journal()
         self._sender_lock = self._make_sender_lock()
@@ -138,6 +139,7 @@ class Pipeline:
             ungrouped=config.ungrouped,
             reads_baggage=config.propagate,
             expect_tick=lambda: self._handle.start(),  # not the handle of now: a forked child has its own
+            counts=self._turn_counts,
         )
 
     @property
@@ -225,6 +227,7 @@ class Pipeline:
             rejected=tally.get("dead_lettered", 0),
             dropped=+lost + Counter(unreadable=tally.get("dropped.unreadable", 0)),
             ended={_way(name): number for name, number in tally.items() if name.startswith("ended.")},
+            turns=self._turn_counts.read(),
             evaluations={} if self.events.recent is None else self.events.recent.counts,
         )
 
@@ -305,6 +308,7 @@ class Pipeline:
         self.events.after_fork_in_child()
         if self._gathered is not None:
             self._gathered.after_fork_in_child()
+        self._turn_counts.after_fork_in_child()
         self._stop_by = float("inf")
         self._handle = WorkerHandle(self._work, self._journal.wake)
 

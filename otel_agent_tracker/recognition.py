@@ -179,7 +179,7 @@ class Reader:
             tokens(attributes),
             _outcome(failed, description, attributes, events),
             is_ours,
-            ids.conversation is None and not self._id_keys.isdisjoint(attributes),
+            ids.conversation is None and not self._conversation_keys.isdisjoint(attributes),
             response_id(attributes),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,22 +15,22 @@ from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.evaluation import Evaluation
 from otel_agent_tracker.events import Events, TurnReport
 from otel_agent_tracker.gathering import EndedSpan, EndedSpans
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.recognition import Reader, SpanClass
 from otel_agent_tracker.sdk_private import attributes_of
-from otel_agent_tracker.semconv import TurnStatus
+from otel_agent_tracker.semconv import FoundBy, TurnStatus
 
-__all__ = ["GatheredTurns", "TurnReporter"]
+__all__ = ["GatheredTurns", "TurnCounts", "TurnReporter"]
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class TurnReporter:
     """Says whose a recognised turn is, and what becomes of one that is nobody's.
 
     `ungrouped` is what a turn without a conversation id is taken for: an agent's for a conversation of its own
-    (``turns``), a lone model call's too (``all``), or nothing (``ignore``). `counts` has how many turns were
-    ``grouped``, ``ungrouped`` and ``ignored``, and how many of these were ``unresolved``: they carry an id that
-    cannot be used.
+    (``turns``), a lone model call's too (``all``), or nothing (``ignore``). `counts` is told of every turn, by what
+    told whose it is.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class TurnReporter:
         ungrouped: str,
         reads_baggage: bool,
         expect_tick: Callable[[], None],
+        counts: TurnCounts,
     ) -> None:
         self.reader = reader
         self.monotonic = clock.monotonic
         self.reads_baggage = reads_baggage
         self.expect_tick = expect_tick
-        self.counts: Counter[str] = Counter()
+        self._counts = counts
         self._events = events
         self._agent_id = agent_id
         self._service_name = service_name
@@ -59,16 +60,13 @@ class TurnReporter:
     def report(self, turn: Summary) -> None:
         """Make the turn's events."""
         session = turn.ids.conversation
+        self._counts.add(turn.found_by)
         if session is not None:
-            self.counts["grouped"] += 1
             self._events.turn(session, self._report_of(turn))
             return
-        if turn.refused_id:
-            self._tell_unresolved()
+        self._tell_unresolved(turn)
         if self._ungrouped == "ignore" or (turn.span_class is SpanClass.LLM and self._ungrouped != "all"):
-            self.counts["ignored"] += 1
             return
-        self.counts["ungrouped"] += 1
         self._events.turn_alone(self._report_of(turn))
 
     def evaluate(self, evaluation: Evaluation) -> None:
@@ -91,14 +89,37 @@ class TurnReporter:
             pieces=turn.below.pieces,
         )
 
-    def _tell_unresolved(self) -> None:
-        self.counts["unresolved"] += 1
-        if not self._told:
+    def _tell_unresolved(self, turn: Summary) -> None:
+        _logger.debug("turn %s is nobody's: its conversation id is %s", turn.turn_id, turn.found_by)
+        if turn.found_by is FoundBy.UNUSABLE and not self._told:
             self._told = True
             _logger.warning(
                 "a turn carries only ids that cannot name a conversation (empty, scrubbed, constant, resp_…, too "
                 "long, or no text); such turns are counted as ungrouped"
             )
+
+
+class TurnCounts:
+    """How many turns were recognised, by what told whose each is; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.RLock()  # a signal handler or a finaliser that ends a turn may interrupt us
+
+    def add(self, found_by: FoundBy) -> None:
+        """Count one turn."""
+        with self._lock:
+            self._counts[found_by] += 1
+
+    def read(self) -> dict[str, int]:
+        """The counts as they are now."""
+        with self._lock:
+            return dict(self._counts)
+
+    def after_fork_in_child(self) -> None:
+        """What was counted is the parent's to tell; another thread may have held the lock there."""
+        self._lock = threading.RLock()
+        self._counts.clear()
 
 
 class GatheredTurns:

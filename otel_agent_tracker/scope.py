@@ -28,7 +28,7 @@ class Scope:
 
 def current_scope(of: Context | None = None) -> Scope | None:
     """The scope in the Context `of`, by default the current one."""
-    return cast("Scope | None", context.get_value(_KEY, of))
+    return cast("Scope | None", context.get_value(_KEY, _living(of)))
 
 
 def with_scope(scope: Scope) -> Context:
@@ -40,11 +40,13 @@ class Attached:
     """Makes a Context current, and then the one before it, in any order and task; it neither logs nor leaks."""
 
     def __init__(self, attached: Context) -> None:
-        self._before = context.get_current()
+        self.before = _living()
         self._below = _top()
         self._attached = context.set_value(_TOP, self, attached)
         self._token: Token[Context] | None = context.attach(self._attached)
         self._is_left_open = False
+        self.is_void = False
+        """Whether it was left where the Context that it was entered in cannot be reached: what is there is over."""
 
     def detach(self) -> None:
         """Go back; idempotent. Where a later one is still current, that one goes back past this one."""
@@ -54,11 +56,11 @@ class Attached:
         if self._is_below(_top()):
             self._is_left_open = True
             return
-        sdk_private.detach(token)
+        self.is_void = not sdk_private.detach(token)
         if context.get_current() is self._attached:  # a copy in another task, where the token is not known
-            context.attach(self._before)
+            context.attach(self.before)
         while (top := _top()) is not None and top._is_left_open:
-            context.attach(top._before)
+            context.attach(top.before)
 
     def _is_below(self, other: Attached | None) -> bool:
         while other is not None and other is not self:
@@ -69,8 +71,16 @@ class Attached:
 
 
 def _top() -> Attached | None:
-    """The last one that is in the current Context."""
-    return cast("Attached | None", context.get_value(_TOP))
+    """The last one that is in the current Context and not over."""
+    return cast("Attached | None", context.get_value(_TOP, _living()))
+
+
+def _living(of: Context | None = None) -> Context:
+    """The Context `of`, by default the current one, or the last one before it of which nothing is over."""
+    values = context.get_current() if of is None else of
+    while (top := cast("Attached | None", context.get_value(_TOP, values))) is not None and top.is_void:
+        values = top.before
+    return values
 
 
 class Stepwise:

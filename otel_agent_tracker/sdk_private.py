@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from contextvars import Token
 from functools import wraps
 from typing import Any
@@ -74,17 +73,20 @@ def set_clean_attributes(span: Span, attributes: Mapping[str, Any]) -> None:
         found.update(attributes)
 
 
-def detach(token: Token[Context]) -> None:
-    """`opentelemetry.context.detach` without its log line where the token is another Context's.
+def detach(token: Token[Context]) -> bool:
+    """`opentelemetry.context.detach` without its log line where the token is another Context's: then False.
 
-    Without the private name, that line is logged; nothing else changes.
+    Without the private name, that line is logged, and the answer is True.
     """
     runtime = getattr(context, "_RUNTIME_CONTEXT", None)
     if runtime is None:
         context.detach(token)
-        return
-    with suppress(ValueError):  # a block that was left in another task or thread than it was entered in
+        return True
+    try:
         runtime.detach(token)
+    except ValueError:  # a block that was left in another task or thread than it was entered in
+        return False
+    return True
 
 
 def enable(provider: TracerProvider) -> None:

@@ -92,9 +92,17 @@ class FeedbackSource(StrEnum):
 class FoundBy(StrEnum):
     """What told whose a recognised turn is, or of which turn an evaluation."""
 
+    BLOCK = "block"
+    """A block of ours around the turn."""
     SPAN = "span"
+    START = "start"
+    """What the turn's span, its Context or its baggage showed when it started."""
+    BELOW = "below"
+    """The earliest span below the turn."""
     RESPONSE = "response"
     CONVERSATION = "conversation"
+    UNUSABLE = "unusable"
+    """An id that cannot name a conversation: nobody's."""
     NOTHING = "nothing"
 
 
@@ -185,6 +193,7 @@ METRIC_DELIVERED = "agent_tracker.events.delivered"
 METRIC_REJECTED = "agent_tracker.events.rejected"
 METRIC_DROPPED = "agent_tracker.events.dropped"
 METRIC_ENDED = "agent_tracker.conversations.ended"
+METRIC_TURNS = "agent_tracker.turns.recognised"
 METRIC_EVALUATIONS = "agent_tracker.evaluations"
 METRIC_PENDING = "agent_tracker.outbox.pending"
 METRIC_DEAD_LETTERS = "agent_tracker.outbox.dead_letters"

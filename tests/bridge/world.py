@@ -183,6 +183,7 @@ class Kept:
             rejected=1,
             dropped={"journal": 3},
             ended={("call", "completed"): 1},
+            turns={},
             evaluations={},
         )
 

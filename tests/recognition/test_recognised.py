@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,6 +67,11 @@ class App:
     def told(self) -> list[RecordedConversation]:
         """The conversations."""
         return self.recorded.conversations
+
+    @property
+    def found_by(self) -> Mapping[str, int]:
+        """How many turns were recognised, by what told whose each is."""
+        return self.recorded._pipeline.counted().turns
 
     @property
     def sessions(self) -> dict[str, int]:
@@ -373,7 +380,21 @@ def test_a_rule_of_ones_own_recognises_a_framework_of_ones_own(install: Install)
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "None", "resp_68a1", "[Scrubbed due to 'session']", "x" * 10_000, ["a", "b"], 7, True, "a\nb"],
+    [
+        "",
+        " ",
+        "None",
+        "default",
+        "session_id",
+        "0" * 32,
+        "resp_68a1",
+        "[Scrubbed due to 'session']",
+        "x" * 10_000,
+        ["a", "b"],
+        7,
+        True,
+        "a\nb",
+    ],
 )
 def test_an_id_that_cannot_name_a_conversation_names_none(
     app: App, caplog: pytest.LogCaptureFixture, value: object
@@ -384,6 +405,57 @@ def test_an_id_that_cannot_name_a_conversation_names_none(
     assert app.sessions == {"": 2}
     assert len(app.told) == 2
     assert caplog.text.count("cannot name a conversation") == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "found_by"),
+    [
+        ({"gen_ai.conversation.id": "thread-1"}, "span"),
+        ({"gen_ai.conversation.id": "resp_1", "session.id": ["a"]}, "unusable"),
+        ({"user.id": "u1"}, "nothing"),
+        ({}, "nothing"),
+    ],
+)
+def test_a_turn_is_counted_by_what_told_whose_it_is(
+    app: App, caplog: pytest.LogCaptureFixture, shown: Mapping[str, Any], found_by: str
+) -> None:
+    """Where nothing can be known too; a debug line names such a turn."""
+    caplog.set_level(logging.DEBUG, "otel_agent_tracker.reporting")
+    app.turn(None, shown)
+    assert app.found_by == {found_by: 1}
+    named = [each.getMessage() for each in caplog.records if each.levelno == logging.DEBUG]
+    assert [found_by in each for each in named] == ([] if found_by == "span" else [True])
+
+
+def test_what_is_around_a_turn_and_below_it_is_counted_apart(app: App) -> None:
+    """A block of ours, what the span showed when it started, and a span below."""
+    with session("chat-42"):
+        app.turn()
+    with app.span("invoke_agent bot", AGENT | {"session.id": "thread-1"}) as span:
+        span.set_attribute("session.id", "[Scrubbed due to 'session']")
+    with app.span("invoke_agent bot", AGENT):
+        app.tracer().start_span("chat", attributes=LLM | {"session.id": "thread-2"}).end()
+    assert app.found_by == {"block": 1, "start": 1, "below": 1}
+
+
+def test_a_block_that_was_left_elsewhere_takes_in_nobody_else(app: App) -> None:
+    """A worker's task enters a block for one user, whose stream is closed by another task; then comes the next user."""
+
+    async def stream() -> AsyncGenerator[None]:
+        with session("chat-of-ann"):
+            app.turn()
+            yield
+            yield
+
+    async def worker() -> None:
+        steps = stream()
+        await anext(steps)
+        await asyncio.create_task(steps.aclose())
+        app.turn("thread-of-bob")
+        app.turn()
+
+    asyncio.run(worker())
+    assert app.sessions == {"chat-of-ann": 1, "thread-of-bob": 1, "": 1}
 
 
 def test_an_id_that_a_scrubber_replaces_is_known_from_the_start(app: App) -> None:
