@@ -14,6 +14,7 @@ from otel_agent_tracker.cli.frameworks import FRAMEWORKS, installed_frameworks
 from otel_agent_tracker.cli.run import environment
 from otel_agent_tracker.server.run import Server
 from tests.conftest import MakeTracker
+from tests.frameworks.table import PAIRS
 from tests.test_hook import TALKS, TURNS, turns_told
 
 COMMAND = [sys.executable, "-m", "otel_agent_tracker", "run"]
@@ -167,3 +168,13 @@ def test_each_framework_says_what_it_needs() -> None:
             "",
         ),
     ]
+
+
+def test_what_is_advised_is_what_is_tested_live() -> None:
+    """The packages of each row, and for each framework that is tested the one that comes first."""
+    for pair in PAIRS:
+        assert set(pair.instrumentation.packages) <= set(pair.names)
+    live = {(pair.framework, pair.instrumentation) for pair in PAIRS}
+    tested = {pair.framework for pair in PAIRS}
+    advised = {(each.name, each.instrumentations[0]) for each in FRAMEWORKS if each.name in tested}
+    assert advised <= live
