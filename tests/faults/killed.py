@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from random import Random
 
-from otel_agent_tracker import AgentPerformanceTracker, journal
+from otel_agent_tracker import AgentPerformanceTracker, journal, making
 from otel_agent_tracker import worker as worker  # warm: a child's worker begins at once
 from otel_agent_tracker.client import TrackerClient
 
@@ -106,6 +106,9 @@ def be_killed(url: str, state_dir: str, ledgers: list[Ledger], segment_bytes: in
     """The child; does not return."""
     signal.alarm(60)  # should its parent be gone
     (journal.Journal.__init__.__kwdefaults__ or {})["segment_bytes"] = segment_bytes
+    # What is kept in memory, for a disk that hangs or a journal that is full, is not promised to survive a kill.
+    making.PATIENCE = making.MOST_TURNS = 1_000_000
+    journal._MOST_UNREAD *= journal.SEGMENT_BYTES // segment_bytes  # as many bytes as otherwise
     tracker = AgentPerformanceTracker(url, state_dir=state_dir)
     for ledger in ledgers[1:]:
         threading.Thread(target=accept_for_ever, args=(tracker, ledger), daemon=True).start()

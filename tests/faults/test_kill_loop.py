@@ -31,7 +31,8 @@ def test_fault_24_25_of_two_hundred_killed_processes_no_accepted_event_is_lost_o
     by one of the processes that come after it; the books agree.
 
     Each child adopts what the one before it left, while the tracker refuses some batches and takes others
-    without an answer. A call that was killed on its way has happened or has not; there is one to a thread.
+    without an answer. A call that was killed on its way has happened or has not; there is one to a thread. Calls
+    wait here for the disk for as long as it takes, so that all they accept is on it.
     """
     seed = Random().randrange(1 << 32)
     print("seed", seed)  # shown when the test fails
