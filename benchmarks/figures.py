@@ -109,6 +109,7 @@ FIGURES = (
     _caller("start + end with 1 KB of metadata, on disk, p99.9", "caller.disk.metadata_threads.p999"),
     _caller("start + turn + end, on disk, p50", "caller.disk.turn_threads.p50"),
     _caller("start + turn + end, on disk, p99.9", "caller.disk.turn_threads.p999"),
+    Figure(group=_BUSY, what="… the worst", key="caller.disk.turn_threads.worst", unit="µs", at_most=50_000),
     _caller("langfuse, p99.9", "langfuse.langfuse.threads.p999"),
     _caller("logfire, p99.9", "logfire.logfire.threads.p999"),
     _caller("agentops, p99.9", "agentops.agentops.threads.p999"),

@@ -14,12 +14,12 @@ What holds whenever the lock is free:
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from math import inf
 from typing import Any, NamedTuple
 
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.recognition import NO_IDS, Ids, Outcome, Seen, SpanClass, is_likely_scope
 from otel_agent_tracker.semconv import FoundBy, TurnStatus
 from otel_agent_tracker.turns import MAX_PIECES, Piece
@@ -186,7 +186,7 @@ class Assembly:
         self._shown: set[str] = set()
         self._seq = 0
         self._next_check = inf
-        self._lock = threading.RLock()  # a signal handler or a finaliser that makes a span may interrupt us
+        self._lock = HotLock()  # a signal handler or a finaliser that makes a span may interrupt us
 
     def __len__(self) -> int:
         """How many open spans are remembered."""
@@ -209,7 +209,7 @@ class Assembly:
 
     def after_fork_in_child(self) -> None:
         """Make the lock new, which a thread of the parent may have held; what is held is the parent's to tell."""
-        self._lock = threading.RLock()
+        self._lock = HotLock()
         for node in self._holding:
             node.held = None
         self._holding = {}

@@ -10,7 +10,6 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from threading import RLock
 from typing import Any, NamedTuple, TypeVar, cast
 
 from otel_agent_tracker import metadata as json_copy
@@ -18,6 +17,7 @@ from otel_agent_tracker import semconv, session_id
 from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.config import UserIdPolicy
 from otel_agent_tracker.evaluation import Evaluation
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.recent import RecentTurns, Target
@@ -125,12 +125,12 @@ class Events:
         self._default_agent_id = default_agent_id
         self.recent: RecentTurns | None = None
         """Where evaluations find their turns, if anybody listens to evaluators."""
-        self._ending_unknown = RLock()
+        self._ending_unknown = HotLock()
         self._log = SparingLog(_logger)
 
     def after_fork_in_child(self) -> None:
         """Replace the locks, which other threads may have held in the parent."""
-        self._ending_unknown = RLock()
+        self._ending_unknown = HotLock()
         if self.recent is not None:
             self.recent.after_fork_in_child()
 

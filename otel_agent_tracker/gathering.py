@@ -7,13 +7,13 @@ ending now, so that both ways of seeing a span tell the same turns.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 
 from otel_agent_tracker.assembly import Assembly, Ended, Summary
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.recognition import Seen
 
 __all__ = ["EndedSpan", "EndedSpans"]
@@ -78,7 +78,7 @@ class EndedSpans:
         self._count = 0
         self._next_due = inf
         self._overflown: list[tuple[Summary, object]] = []
-        self._lock = threading.Lock()
+        self._lock = HotLock()
 
     def __len__(self) -> int:
         """How many spans are held or remembered."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from threading import Lock
 
 import orjson
 from opentelemetry.sdk.trace import ReadableSpan
@@ -18,6 +17,7 @@ from otel_agent_tracker import metadata as json_copy
 from otel_agent_tracker import semconv
 from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.exporter import TrackerSpanExporter
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.redaction import Redactor
 from otel_agent_tracker.replay import replay
 from otel_agent_tracker.sdk_private import attributes_of
@@ -40,7 +40,7 @@ class Intake:
         self._redactor = redactor
         self._exporter = TrackerSpanExporter(self._accept)
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._lock = Lock()
+        self._lock = HotLock()
 
     def take_in(self, span: ReadableSpan) -> bool:
         """Whether the event is kept, now or since before.

@@ -25,10 +25,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, RLock
+from threading import Lock
 
 from otel_agent_tracker import frames, session_id
 from otel_agent_tracker.frames import ReadResult
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.making import Making
 from otel_agent_tracker.segment import DISK_SUPPORTED, SUFFIX, WARM_BYTES, Segment, adopt_dead
 
@@ -195,7 +196,7 @@ class MemoryJournal:
         self.counters = JournalCounters()
         self.refusal = None
         self.moving = Lock()
-        self._lock = RLock()
+        self._lock = HotLock()
         self._busy = False
         self._deferred = deque()
         self._ring = deque()

@@ -6,12 +6,12 @@ are ids and what the evaluator said; nothing that was evaluated.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from otel_agent_tracker.evaluation import Evaluation
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.log import Log
 from otel_agent_tracker.semconv import FoundBy
 from otel_agent_tracker.turns import Piece
@@ -47,7 +47,7 @@ class RecentTurns:
         self._waiting: OrderedDict[Evaluation, float] = OrderedDict()
         self._waiting_for: dict[_Key, list[Evaluation]] = {}
         self._counts: Counter[str] = Counter()
-        self._lock = threading.RLock()  # a signal handler or a finaliser that ends a turn may interrupt us
+        self._lock = HotLock()  # a signal handler or a finaliser that ends a turn may interrupt us
 
     @property
     def counts(self) -> Counter[str]:
@@ -58,7 +58,7 @@ class RecentTurns:
 
     def after_fork_in_child(self) -> None:
         """What waits, and what was counted, is the parent's to tell; another thread may have held the lock there."""
-        self._lock = threading.RLock()
+        self._lock = HotLock()
         self._waiting.clear()
         self._waiting_for.clear()
         self._counts.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from otel_agent_tracker.clock import Clock
 from otel_agent_tracker.evaluation import Evaluation
 from otel_agent_tracker.events import Events, TurnReport
 from otel_agent_tracker.gathering import EndedSpan, EndedSpans
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.log import Log
 from otel_agent_tracker.recognition import Reader, SpanClass
 from otel_agent_tracker.sdk_private import attributes_of
@@ -104,7 +104,7 @@ class TurnCounts:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._lock = threading.RLock()  # a signal handler or a finaliser that ends a turn may interrupt us
+        self._lock = HotLock()  # a signal handler or a finaliser that ends a turn may interrupt us
 
     def add(self, found_by: FoundBy) -> None:
         """Count one turn."""
@@ -118,7 +118,7 @@ class TurnCounts:
 
     def after_fork_in_child(self) -> None:
         """What was counted is the parent's to tell; another thread may have held the lock there."""
-        self._lock = threading.RLock()
+        self._lock = HotLock()
         self._counts.clear()
 
 

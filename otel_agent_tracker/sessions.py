@@ -20,12 +20,12 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from threading import RLock
 from typing import NamedTuple
 
 from otel_agent_tracker import session_record
 from otel_agent_tracker.arguments import positive_number
 from otel_agent_tracker.clock import Clock
+from otel_agent_tracker.hot_lock import HotLock
 from otel_agent_tracker.semconv import EndedBy, Origin, TurnStatus
 from otel_agent_tracker.session_id import parse
 from otel_agent_tracker.session_record import (
@@ -80,7 +80,7 @@ class SessionMap:
         self._monotonic = clock.monotonic
         self._wall_ns = clock.time_ns
         # Re-entrant: a signal handler or finaliser within a method must not wait for its own thread.
-        self._lock = RLock()
+        self._lock = HotLock()
         self._records: dict[str, bytearray] = {}
         self._orders = _orders()
         self._windows = self._windows_by_place()
@@ -447,7 +447,7 @@ class SessionMap:
         A thread of the parent that held the lock may have been half way through a change.
         """
         was_free = self._lock.acquire(blocking=False)
-        self._lock = RLock()
+        self._lock = HotLock()
         if was_free:
             return
         self._orders = _orders()
