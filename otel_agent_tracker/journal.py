@@ -522,7 +522,9 @@ class Journal(MemoryJournal):
         while not self._closed and len(self._spares) < _SPARES:
             making, is_new = self._claim()
             if not is_new:
-                return
+                if not making.wait():
+                    return
+                continue
             with self._as_maker(making):
                 segment = self._make_spare()
             self._warm(segment)

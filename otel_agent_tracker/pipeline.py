@@ -366,6 +366,8 @@ class Pipeline:
 
     def _work(self, handle: WorkerHandle) -> None:
         """What the worker's thread runs; nothing that it sends is instrumented."""
+        with handle.stepping:
+            self._journal.prepare()  # first: beside a thread that computes, the imports take seconds
         with _importing:
             from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from otel_agent_tracker import pipeline as module
 from otel_agent_tracker.config import Config, Durability
 from otel_agent_tracker.events import Ending
 from otel_agent_tracker.handle import Snapshot
 from otel_agent_tracker.pipeline import Pipeline, acquire, substitute
+from otel_agent_tracker.segment import SUFFIX
 from otel_agent_tracker.semconv import AgentStatus, Outcome
 from otel_agent_tracker.state import Counts
 from otel_agent_tracker.testing import RecordingSender
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -165,3 +168,15 @@ def test_a_worker_starts_for_what_an_earlier_process_left(tmp_path: Path) -> Non
     later = acquire(config(tmp_path))
     assert later._handle.started
     later.release()
+
+
+def test_segments_are_ready_before_the_worker_imports_what_it_needs(tmp_path: Path) -> None:
+    """Which takes seconds beside a thread that computes; meanwhile callers fill the first one."""
+    pipeline = Pipeline(config(tmp_path), sender=RecordingSender())
+    with module._importing:
+        pipeline.events.start("bot", user_id=None, metadata=None)
+        wait_until(
+            lambda: len(list(tmp_path.rglob(f"*{SUFFIX}"))) == 3
+        )  # the one written to, and two to spare
+    assert pipeline.flush(10.0)
+    pipeline.close()
