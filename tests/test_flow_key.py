@@ -173,8 +173,8 @@ def test_commands_say_what_is_wrong_without_the_key(
         examined = run("doctor", "--send", *where)
         asked = run("conversations", "list", "--url", server.url)
     assert (examined.exit_code, asked.exit_code) == (1, 1)
-    assert "***" in asked.output
-    assert_untold(examined.output, asked.output)
+    assert "***" in asked.stderr
+    assert_untold(examined.output, examined.stderr, asked.output, asked.stderr)
 
 
 def test_keys_of_an_otlp_endpoint_are_not_told_either(
