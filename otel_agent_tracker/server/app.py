@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
+from otel_agent_tracker.log import Log, SparingLog
 from otel_agent_tracker.semconv import VERSION
 from otel_agent_tracker.server import dashboard, login, reference, routes
 from otel_agent_tracker.server.guard import Guard, Logins, unavailable
@@ -58,6 +60,7 @@ def create_app(
     )
     app.state.store = store
     app.state.logins = logins
+    app.state.log = SparingLog(Log(__name__))
     app.include_router(routes.router)
     dashboard.install(app)
     login.install(app)
@@ -86,8 +89,9 @@ async def _answer_invalid_cursor(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": str(error)}, 422)
 
 
-async def _answer_unavailable(_: Request, error: Exception) -> Response:
-    _logger.warning("the database cannot answer: %s", getattr(error, "orig", error))
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    log: SparingLog = request.app.state.log
+    log.warning(time.monotonic(), "the database cannot answer: %s", getattr(error, "orig", error))
     return unavailable()
 
 

@@ -170,6 +170,17 @@ def test_a_database_that_is_gone_is_503(open_client: Client, store: Store) -> No
     assert open_client.get("/healthz").status_code == 200
 
 
+def test_of_a_database_that_is_gone_one_line_a_minute_tells(
+    open_client: Client, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many requests it cannot answer."""
+    with store._database.writing() as connection:
+        connection.execute(text("DROP TABLE conversations"))
+    answers = {open_client.get("/conversations").status_code for _ in range(3)}
+    assert answers == {503}
+    assert len([record for record in caplog.records if "cannot answer" in record.getMessage()]) == 1
+
+
 def test_writers_wait_for_each_other(store: Store) -> None:
     """Threads of one process do not lock each other out."""
     from concurrent.futures import ThreadPoolExecutor
