@@ -21,7 +21,7 @@ class HotLock(RLock):  # type: ignore[misc]  # final to type checkers alone
 
     def __enter__(self) -> Literal[True]:  # type: ignore[override]  # there it is `acquire`
         try:
-            while not self.acquire(blocking=False):
+            while not self.acquire(False):
                 time.sleep(PAUSE)
         except BaseException:  # from a signal handler: during the pause, or when the lock was ours already
             if self._is_owned():  # type: ignore[attr-defined]  # as `threading.Condition` asks
