@@ -73,6 +73,7 @@ def _measurements(
     known = [] if conversations is None else ["--conversations", str(conversations)]
     return {
         "caller": lambda: _module("benchmarks.caller", *flags),
+        "disk": lambda: _module("benchmarks.disk", *flags),
         "hostile": lambda: _module("benchmarks.hostile", *flags),
         **{peer: partial(_peer, peer, *flags) for peer in PEERS if peers},
         "spans": lambda: _module("benchmarks.spans", *flags),

@@ -64,6 +64,7 @@ def rows(raw: Mapping[str, float]) -> Iterator[Row]:
 
 _CALLER = "The caller's cost, against one plain SDK span"
 _BUSY = "The same, 8 threads of 100 calls/s each beside a CPU-bound thread"
+_DISK = "The same without it, start + end, with a disk in trouble"
 _SPANS = "Other people's spans"
 _DELIVERY = "Delivered events per second"
 _BURST = "A burst of conversations"
@@ -79,6 +80,19 @@ def _caller(what: str, key: str, *, at_most: float | None = None) -> Figure:
     plain = f"{source}.plain.{rest.partition('.')[2]}"
     group = _BUSY if "threads." in key else _CALLER
     return Figure(group=group, what=what, key=key, unit="µs", baseline=plain, at_most=at_most)
+
+
+def _disk(name: str, disk: str) -> tuple[Figure, ...]:
+    return (
+        Figure(group=_DISK, what=f"{name}, p99.9", key=f"disk.{disk}.p999", unit="µs", at_most=5_000),
+        Figure(group=_DISK, what="… the worst", key=f"disk.{disk}.worst", unit="µs", at_most=50_000),
+        Figure(
+            group=_DISK,
+            what="… not on disk when the call returned",
+            key=f"disk.{disk}.not_durable",
+            unit="events",
+        ),
+    )
 
 
 FIGURES = (
@@ -113,6 +127,9 @@ FIGURES = (
     _caller("langfuse, p99.9", "langfuse.langfuse.threads.p999"),
     _caller("logfire, p99.9", "logfire.logfire.threads.p999"),
     _caller("agentops, p99.9", "agentops.agentops.threads.p999"),
+    *_disk("a disk that is well", "well"),
+    *_disk("one that takes a second for each file of 256 KiB", "slow"),
+    *_disk("one that is full", "full"),
     Figure(
         group=_HOSTILE,
         what="the copy of the costliest shape, p50",

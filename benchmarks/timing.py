@@ -13,7 +13,7 @@ from itertools import chain, count
 from statistics import median
 from typing import NamedTuple, Protocol
 
-__all__ = ["Subject", "Times", "alone", "beside_cpu_bound_thread"]
+__all__ = ["Subject", "Times", "alone", "beside_cpu_bound_thread", "in_threads"]
 
 
 class Subject(Protocol):
@@ -55,10 +55,21 @@ def alone(subjects: Mapping[str, Subject], *, rounds: int, calls: int) -> dict[s
     return _alternating(subjects, rounds, block)
 
 
+def in_threads(
+    subjects: Mapping[str, Subject], *, rounds: int, seconds: float, threads: int = 8, rate: float = 100.0
+) -> dict[str, Times]:
+    """`threads` threads that call `rate` times a second each."""
+
+    def block(subject: Subject) -> list[int]:
+        return _timed_in_threads(subject.call, seconds, threads, 1 / rate)
+
+    return _alternating(subjects, rounds, block)
+
+
 def beside_cpu_bound_thread(
     subjects: Mapping[str, Subject], *, rounds: int, seconds: float, threads: int = 8, rate: float = 100.0
 ) -> dict[str, Times]:
-    """`threads` threads that call `rate` times a second each, beside one that never waits."""
+    """The same beside a thread that never waits."""
 
     def block(subject: Subject) -> list[int]:
         with _cpu_bound_thread():
