@@ -94,9 +94,6 @@ _TAIL = """
   ours: the request is built on the caller's thread, before the call returns, so that what is accepted is finished.
   Building it on the worker would be cheaper for the caller and dearer for throughput.
 - **langfuse's observation and score** are not on disk when the call returns; ours are.
-- **A slow disk.** When a file of the journal is wanted and none is ready, each calling thread waits for the disk once,
-  up to some 35 ms, before events go to memory: a disk that answers in time keeps them from being lost with the process.
-  Here that happens once a second.
 - **Hostile metadata.** The work is bounded in steps, which are counted: how long they take is the machine's.
 - **Other people's spans.** Each is looked up by its library at its start and at its end, by a processor in Python;
   a model's below a turn is read both times too, for ids and tokens.

@@ -260,6 +260,7 @@ class Journal(MemoryJournal):
     """
 
     _making: Making | None  # the segment that is being made
+    _is_slow: bool  # whether the last one that callers waited for kept them waiting for the disk
     _excused: set[int]  # threads that wait for one, or make it, and are not to wait once more
     _current: Segment | None
     _spares: deque[Segment]
@@ -382,6 +383,7 @@ class Journal(MemoryJournal):
     def _begin(self) -> None:
         super()._begin()
         self._making = None
+        self._is_slow = False
         self._excused = set()
         self._current = None
         self._spares = deque()
@@ -441,7 +443,9 @@ class Journal(MemoryJournal):
                     making, is_new = self._claim()
                 if is_new:
                     self._make_elsewhere(making, frames.HEADER_BYTES + len(payload))
-                if not making.wait():
+                finished = making.wait()
+                self._is_slow = making.is_slow
+                if not finished:
                     return False
             return False
         finally:
@@ -472,7 +476,7 @@ class Journal(MemoryJournal):
             making = self._making
             if making is not None:
                 return making, False
-            self._making = Making()
+            self._making = Making(is_slow=self._is_slow)
             return self._making, True
 
     @contextmanager

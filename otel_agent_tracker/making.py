@@ -13,15 +13,20 @@ __all__ = ["Making"]
 
 TURN = 0.004  # seconds
 PATIENCE = 8  # turns without an answer: some 30 ms
+DOUBT = 0.001, 3  # seconds of a turn, and turns, after something slow: less than 5 ms
 MOST_TURNS = 1_000  # in all, should the system mislead us
 
 
 class Making:
-    """What one thread makes, between `begin` and `finish`, which it calls; any number of threads `wait` for it."""
+    """What one thread makes, between `begin` and `finish`, which it calls; any number of threads `wait` for it.
 
-    def __init__(self) -> None:
+    `is_slow`: the disk keeps callers waiting, as far as is known; at first by what was made before.
+    """
+
+    def __init__(self, *, is_slow: bool = False) -> None:
         self.finished = False
-        self._is_slow = False
+        self.is_slow = is_slow
+        self._is_tried = False
         self._maker: _Thread | None = None
         self._bell = (
             threading.Lock()
@@ -38,15 +43,25 @@ class Making:
         self._bell.release()
 
     def wait(self) -> bool:
-        """Whether it is finished. Once one call has waited in vain for the disk, none waits any more."""
+        """Whether it is finished. Once one call has waited in vain for the disk, none waits any more.
+
+        Of what comes after something slow a single call tries, for less long, whether it is so still.
+        """
+        if self.is_slow and self._is_tried:
+            return self.finished
+        self._is_tried, before = True, self.is_slow
+        turn, patience = DOUBT if before else (TURN, PATIENCE)
         turns = idle = 0
-        while not (self.finished or self._is_slow):
+        while not self.finished and self.is_slow == before:
             turns += 1
-            if self._bell.acquire(timeout=TURN):
+            if self._bell.acquire(timeout=turn):
                 self._bell.release()
             elif self._maker is not None and self._maker.is_kept_waiting():
                 idle += 1
-            self._is_slow = self._is_slow or idle >= PATIENCE or turns >= MOST_TURNS
+            if idle >= patience or turns >= MOST_TURNS:
+                self.is_slow = True
+                return self.finished
+        self.is_slow = self.is_slow and not before
         return self.finished
 
 

@@ -442,6 +442,30 @@ def test_only_one_call_waits_for_a_disk_that_hangs(
     assert (journal.refusal, read_all(journal)) == (None, [b"0", b"1", b"2", b"3", b"4"])
 
 
+def test_a_disk_that_was_slow_is_waited_for_less_long_until_it_answers_in_time(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file that it is slow to make would cost all callers a wait."""
+    (_, may_answer), journal = hanging_disk(monkeypatch), open_journal()
+    assert not journal.append(b"finds out")
+    may_answer.set()
+    wait_until(lambda: not journal.read_ring())
+    may_answer.clear()
+    with monkeypatch.context() as patience:
+        patience.setattr(making, "TURN", 60.0)
+        while journal.append(EVENT):
+            pass
+    may_answer.set()
+
+    def is_well() -> bool:
+        for _ in range(SEGMENT // FRAME + 1):
+            journal.append(EVENT)
+        read_all(journal, retire=True)
+        return not journal._is_slow
+
+    wait_until(is_well)
+
+
 def test_no_call_waits_twice_for_a_disk_that_hangs_the_worker(
     open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

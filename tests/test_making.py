@@ -19,9 +19,9 @@ from otel_agent_tracker.making import PATIENCE, TURN, Making
 
 
 @contextmanager
-def maker(make: Callable[[], object]) -> Iterator[Making]:
+def maker(make: Callable[[], object], *, is_slow: bool = False) -> Iterator[Making]:
     """What a thread makes."""
-    making = Making()
+    making = Making(is_slow=is_slow)
 
     def run() -> None:
         making.begin()
@@ -57,6 +57,24 @@ def test_a_maker_that_nothing_answers_is_waited_for_once(monkeypatch: pytest.Mon
         assert not making.wait()
         may_go.set()
     assert making.wait()
+
+
+def test_after_something_slow_one_call_tries_and_the_others_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it finds holds for what is made next."""
+    may_go = threading.Event()
+    with maker(may_go.wait, is_slow=True) as making:
+        began = time.monotonic()
+        assert not making.wait()
+        assert time.monotonic() - began < PATIENCE * TURN
+        monkeypatch.setattr(making_module, "DOUBT", (60.0, 3))
+        assert not making.wait()
+        assert making.is_slow
+        may_go.set()
+    with maker(lambda: None, is_slow=True) as making:
+        assert making.wait()
+        assert not making.is_slow
 
 
 def test_answers_that_take_their_time_one_by_one_are_one_slow_disk() -> None:
