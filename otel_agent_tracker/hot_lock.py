@@ -24,7 +24,12 @@ class HotLock(RLock):  # type: ignore[misc]  # final to type checkers alone
             while not self.acquire(False):
                 time.sleep(PAUSE)
         except BaseException:  # from a signal handler: during the pause, or when the lock was ours already
-            if self._is_owned():  # type: ignore[attr-defined]  # as `threading.Condition` asks
+            if self.is_mine:
                 self.release()
             raise
         return True
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has it: what a signal handler or a finaliser runs may interrupt who has."""
+        return bool(self._is_owned())  # type: ignore[attr-defined]  # as `threading.Condition` asks

@@ -415,8 +415,10 @@ class Journal(MemoryJournal):
         if current is not None and current.write(payload, checksum):
             return True
         size = frames.HEADER_BYTES + len(payload)
-        spare = next((each for each in self._spares if each.size >= size), None)
-        if spare is None:
+        for spare in self._spares:
+            if spare.size >= size:
+                break
+        else:
             return False
         self._install(spare)
         self._spares.remove(spare)  # only now: a fork in between must find it in one of the two
@@ -433,6 +435,8 @@ class Journal(MemoryJournal):
         """Write to a segment that is made for it; False if the disk refuses one, or keeps it waiting."""
         thread = threading.get_ident()
         if len(payload) > frames.LARGEST_PAYLOAD or thread in self._excused:
+            return False
+        if self._lock.is_mine:  # by the call that this one interrupts; whoever makes one needs it too
             return False
         self._excused.add(thread)
         try:

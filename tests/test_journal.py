@@ -202,6 +202,18 @@ def test_threads_lose_and_mix_nothing(open_journal: OpenJournal) -> None:
     assert (journal.counters.appended, journal.counters.skipped_bytes) == (16_000, 0)
 
 
+def test_an_event_that_interrupts_who_has_the_lock_waits_for_no_segment(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could make it meanwhile."""
+    monkeypatch.setattr(making, "TURN", 60.0)
+    journal = open_journal()
+    with journal._lock:
+        assert not journal.append(b"within")
+    assert journal.append(b"after")
+    assert journal.read_ring() + read_all(journal) == [b"within", b"after"]
+
+
 def test_an_event_that_interrupts_the_making_of_a_segment_waits_for_that(
     open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
