@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_agent_tracker.hot_lock import wait_in_line
 from otel_agent_tracker.log import Log
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class WorkerHandle:
 
     def _run(self) -> None:
         """The thread's own boundary: what ends the worker is told, and a minute later it begins anew."""
+        wait_in_line()
         while not self.stopping.is_set():
             try:
                 self._main(self)

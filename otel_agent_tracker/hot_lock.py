@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from _thread import RLock
 from typing import Literal
 
-__all__ = ["HotLock"]
+__all__ = ["HotLock", "wait_in_line"]
 
 PAUSE = 0.0001  # seconds
+_this_thread = threading.local()
+
+
+def wait_in_line() -> None:
+    """Have the calling thread wait for its turn at every lock; for a worker, of which there is one.
+
+    Beside callers that never rest it would else find the lock taken time and again. One thread is no line.
+    """
+    _this_thread.waits_in_line = True
 
 
 class HotLock(RLock):  # type: ignore[misc]  # final to type checkers alone
@@ -21,13 +31,20 @@ class HotLock(RLock):  # type: ignore[misc]  # final to type checkers alone
 
     def __enter__(self) -> Literal[True]:  # type: ignore[override]  # there it is `acquire`
         try:
-            while not self.acquire(False):
-                time.sleep(PAUSE)
+            if not self.acquire(False):
+                self._wait()
         except BaseException:  # from a signal handler: during the pause, or when the lock was ours already
             if self.is_mine:
                 self.release()
             raise
         return True
+
+    def _wait(self) -> None:
+        if getattr(_this_thread, "waits_in_line", False):
+            self.acquire()
+            return
+        while not self.acquire(False):
+            time.sleep(PAUSE)
 
     @property
     def is_mine(self) -> bool:
