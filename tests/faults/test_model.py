@@ -134,12 +134,16 @@ class Way:
 
 @dataclass
 class UnderWay:
-    """A turn that has begun, in a conversation that was open then or in none; so many were known."""
+    """A turn that has begun, in a conversation that was open then or in none; so many were known.
+
+    The `rating` is that of the conversation that it opens, if it is ever told.
+    """
 
     turn: Turn
     began: float
     talk: Talk | None
     known: int
+    rating: int | None = None
 
 
 @dataclass(eq=False)
@@ -314,7 +318,9 @@ class Outcomes(RuleBasedStateMachine):
         self.under_way.pop(session)
         say(under_way.turn, status)
         under_way.turn.__exit__(None, None, None)
-        (under_way.talk or talks[min(under_way.known, len(talks) - 1)]).turns += 1
+        talk = under_way.talk or talks[min(under_way.known, len(talks) - 1)]
+        talk.turns += 1
+        talk.rating = under_way.rating if talk.rating is None else talk.rating
         talks[-1].happen(now, status)
         return None
 
@@ -323,6 +329,8 @@ class Outcomes(RuleBasedStateMachine):
         if under_way := self.under_way.pop(session, None):
             assert under_way.turn._attached is not None
             under_way.turn._attached.detach()
+            if under_way.rating is not None:
+                self.talks[session][under_way.known - 1].rating = under_way.rating
 
     @rule(data=st.data())
     def touch(self, data: st.DataObject) -> None:
@@ -366,12 +374,22 @@ class Outcomes(RuleBasedStateMachine):
         live = self.live(session)
         assert self.life.tracker.record_feedback(session, score, REFUSED if refused else None)
         self.refused += refused
-        if not refused and self.talks[session]:
+        opening = self.opening(session)
+        if not refused and opening is not None:
+            opening.rating = score
+        elif not refused and self.talks[session]:
             self.talks[session][-1].rating = score
         elif not refused:
             self.early[session] = score
         if live is not None:
             live.touch(self.clocks.monotonic)
+
+    def opening(self, session: str) -> UnderWay | None:
+        """The turn that has begun after an end by call, and so a conversation with it."""
+        under_way, newest = self.under_way.get(session), self.newest(session)
+        if under_way is None or newest is None or newest.ended is None or newest.ended[1] != "call":
+            return None
+        return None if under_way.talk or under_way.known < len(self.talks[session]) else under_way
 
     # --- time, weather, death -------------------------------------------------------------------------------
 
