@@ -256,14 +256,33 @@ def test_a_refused_key_and_redirects_are_misconfigurations(status: int) -> None:
         assert elsewhere.requests == []
 
 
-@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (402, "the tracker wants to be paid"),
+        (407, "a proxy on the way wants a name and a password"),
+        (421, "this server does not answer for the host in the URL"),
+        (426, "another protocol is wanted"),
+        (451, "refused for legal reasons"),
+    ],
+)
+def test_an_answer_about_way_or_account_is_a_misconfiguration(status: int, reason: str) -> None:
+    """It says nothing of the event, and what a person has to do."""
+    assert send_once(reply(status)) == Misconfigured(f"status {status}: {reason}")
+
+
+UNEXPECTED = [406, 410, 411, 412, 414, 415, 416, 417, 418, 420, 423, 424, 428, 431, 499]
+
+
+@pytest.mark.parametrize("status", [404, 405, 501, *UNEXPECTED])
 def test_unknown_paths_are_not_offered(status: int) -> None:
-    """404, 405 and 501 mean that this tracker does not know the path."""
+    """404, 405 and 501 mean that this tracker does not know the path; a 4xx without a rule of its own is taken for it,
+    since what becomes of other events of the path tells whether it is about this one."""
     assert send_once(reply(status)) == NotOffered(status, f"status {status}")
 
 
-@pytest.mark.parametrize("status", [400, 402, 409, 410, 413, 415, 422, 451])
-def test_every_other_4xx_refuses_this_event(status: int) -> None:
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_an_answer_about_the_content_refuses_this_event(status: int) -> None:
     """The reason is what the tracker said."""
     assert send_once(reply(status, '{"detail":"no"}')) == Refused(status, '{"detail":"no"}')
 
@@ -915,6 +934,9 @@ def test_an_ill_typed_capability_is_not_offered(entry: object) -> None:
         (html(), Misconfigured),
         (reply(503), Retry),
         (reply(400), Retry),
+        (reply(407), Misconfigured),
+        (reply(410), Retry),
+        (reply(423), Retry),
         (reset(), Retry),
     ],
 )
@@ -985,7 +1007,9 @@ def test_a_deletion_says_whether_it_was_done(status: int, deleted: bool) -> None
     )
 
 
-@pytest.mark.parametrize("action", [reply(401), reply(302), reply(422), reply(503), html(), reset()])
+@pytest.mark.parametrize(
+    "action", [reply(401), reply(302), reply(422), reply(423), reply(503), html(), reset()]
+)
 def test_a_deletion_without_an_answer_raises(action: Action) -> None:
     """So nobody takes silence for a deletion."""
     with ScriptedServer(action) as server, a_client(server.url) as client, pytest.raises(TrackerUnavailable):
@@ -1138,10 +1162,11 @@ def test_an_otlp_export_carries_the_given_headers_and_not_our_key() -> None:
         (reply(401), Misconfigured("status 401")),
         (reply(403), Misconfigured("status 403")),
         (reply(404), Misconfigured("status 404")),
+        *((reply(status), Misconfigured(f"status {status}")) for status in (402, 407, 408, 501, *UNEXPECTED)),
     ],
 )
 def test_otlp_answers_are_judged_by_the_otlp_table(action: Action, result: Result) -> None:
-    """Only 429, 502, 503 and 504 are temporary; a partial success is final."""
+    """Only 429, 502, 503 and 504 are temporary; a partial success is final; what is not about spans refuses none."""
     assert post_otlp(action) == result
 
 

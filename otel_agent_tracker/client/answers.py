@@ -57,17 +57,25 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """Address or key are wrong; no event is at fault, and a person has to act."""
+    """Address, key, account or way are not as they must be; no event is at fault, and a person has to act."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotOffered:
-    """This tracker does not know the path, or the address is wrong."""
+    """This path does not take what is posted to it; an event is at fault only if it takes others.
+
+    Mostly the tracker does not know the path, or the address is wrong.
+    """
 
     status: int
     reason: str
+
+    @property
+    def is_unknown_path(self) -> bool:
+        """Whether the status says that there is no such path, or no such method there."""
+        return self.status in _UNKNOWN_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +147,20 @@ def batch_results(answer: Answer, event_ids: Sequence[str]) -> Result | list[Res
 def otlp_result(answer: Answer, log: SparingLog) -> Result:
     """What became of an OTLP/HTTP export, by the OTLP specification's table.
 
-    A partial success is final: nothing of it may be sent again. Unlike there, a 404, 405 or 501 blames the
-    address and not the spans. What was rejected goes to `log`.
+    A partial success is final: nothing of it may be sent again. Unlike there, a 501 and each 4xx that says nothing
+    of the spans blames the address. What was rejected goes to `log`.
     """
     match answer.status:
         case _ if answer.is_success:
             return _answered_with_a_page() if answer.is_html else _partial_success(answer, log)
         case 429 | 502 | 503 | 504:
             return Retry(f"status {answer.status}", answer.retry_after)
-        case 401 | 403 | 404 | 405 | 501:
-            return Misconfigured(f"status {answer.status}")
+        case status if status in _REFUSALS:
+            return Refused(status, answer.text())
         case status if 300 <= status < 400:
             return _redirected(status)
+        case status if 400 <= status < 500 or status == 501:
+            return Misconfigured(f"status {status}")
         case status:
             return Refused(status, answer.text())
 
@@ -160,9 +170,9 @@ def offered_capabilities(answer: Answer) -> Capabilities | Retry | Misconfigured
     match single_result(answer):
         case Delivered():
             return _capabilities(answer.json())
-        case NotOffered():
+        case NotOffered() as unknown if unknown.is_unknown_path:
             return Capabilities()
-        case Refused(status, _):
+        case Refused(status, _) | NotOffered(status, _):
             return Retry(f"status {status}", answer.retry_after)
         case failure:
             return failure
@@ -204,18 +214,18 @@ def excerpt(text: str, secrets: tuple[str, ...] = ()) -> str:
 
 def _by_status(status: int, text: Callable[[], str], retry_after: float | None) -> Result:
     match status:
-        case 401 | 403:
-            return Misconfigured(f"status {status}: the key is not accepted")
-        case 404 | 405 | 501:
-            return NotOffered(status, f"status {status}")
+        case _ if status in _MISCONFIGURED:
+            return Misconfigured(f"status {status}: {_MISCONFIGURED[status]}")
+        case _ if status in _REFUSALS:
+            return Refused(status, text())
         case 408 | 425 | 429:
             return Retry(f"status {status}", retry_after)
         case _ if 200 <= status < 300:
             return Delivered()
         case _ if 300 <= status < 400:
             return _redirected(status)
-        case _ if 400 <= status < 500:
-            return Refused(status, text())
+        case _ if 400 <= status < 500 or status in _UNKNOWN_PATH:
+            return NotOffered(status, f"status {status}")
         case _:
             return Retry(f"status {status}", retry_after)
 
@@ -279,5 +289,17 @@ def _offer(name: str, entry: object) -> dict[str, Any] | None:
     return entry
 
 
+# RFC 9110, section 15.5. Of every other 4xx only what becomes of other events tells whether it is about this one.
+_REFUSALS = frozenset((400, 409, 413, 422))
+_UNKNOWN_PATH = frozenset((404, 405, 501))
+_MISCONFIGURED = {
+    401: "the key is not accepted",
+    402: "the tracker wants to be paid",
+    403: "the key is not accepted",
+    407: "a proxy on the way wants a name and a password",
+    421: "this server does not answer for the host in the URL",
+    426: "another protocol is wanted",
+    451: "refused for legal reasons",
+}
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _PATH = re.compile(r"/[\w.~%/-]*", re.ASCII)

@@ -117,9 +117,13 @@ class TrackerClient:
         """
         answer = self._ask(self._tracker.call("DELETE", path, query=query))
         result = single_result(answer) if isinstance(answer, Answer) else answer
-        if not isinstance(result, Delivered | NotOffered):
-            raise TrackerUnavailable(result.reason)
-        return isinstance(result, Delivered)
+        match result:
+            case Delivered():
+                return True
+            case NotOffered() if result.is_unknown_path:
+                return False
+            case failure:
+                raise TrackerUnavailable(failure.reason)
 
     def close(self) -> None:
         """Close all connections; what is under way ends at once, and later requests are `Retry`."""

@@ -192,6 +192,67 @@ def test_fault_10_each_event_of_a_batch_may_be_refused_by_itself(make_tracker: M
     assert paths_by_session(scripted.accepted) == {session: [START, END] for session in sessions}
 
 
+@pytest.mark.parametrize("batches", [True, False])
+@pytest.mark.parametrize("status", [403, 418])
+def test_fault_10_11_12_an_event_that_alone_is_answered_so_holds_up_none_of_the_others(
+    tmp_path: Path, status: int, batches: bool
+) -> None:
+    """A filter on the way that dislikes one event may answer anything: all others are delivered within the hour. That
+    one is a dead letter if the status might be about it and others of its path were taken, else it is kept."""
+    clock, scripted = StandingClock(), Scripted(batches=batches)
+
+    def dislike(request: ReceivedRequest) -> Action | None:
+        return reply(status) if is_event(request) and b"poison" in request.body else None
+
+    scripted.trouble = dislike
+    with ScriptedServer(respond(scripted.answer)) as server, on_clock(clock, server.url, tmp_path) as tracker:
+        bad = tracker.start_conversation("bot", "u1")
+        tracker.end_conversation(bad, 1, "poison")
+        sessions = list[str]()
+        began = clock.time_us
+        for _ in range(10):
+            sessions += converse(tracker, 20)
+            clock.time_us += 60_000_000
+            tracker.flush(0.05)
+        pass_until(clock, lambda: tracker.flush(0.01) or books(tracker)[2] == 1)
+        assert clock.time_us - began <= 3_600_000_000
+        assert books(tracker) == (602, 601, *{403: (1, 0), 418: (0, 1)}[status], 0)
+    assert paths_by_session(scripted.accepted) == dict.fromkeys(sessions, IN_ORDER) | {bad: [START]}
+
+
+# --- way and account ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", [True, False])
+@pytest.mark.parametrize("status", [402, 407, 415, 423])
+def test_fault_11_12_an_answer_about_way_or_account_loses_nothing(
+    tmp_path: Path, status: int, batches: bool
+) -> None:
+    """A proxy that wants a password, an account that is not paid for, a filter that refuses all: everything is kept,
+    a few events a minute are tried, and all go, once, when the trouble is over; of one session in order, if no path
+    is to blame."""
+    clock, scripted = StandingClock(), Scripted(batches=batches)
+    with ScriptedServer(respond(scripted.answer)) as server, on_clock(clock, server.url, tmp_path) as tracker:
+        sessions = converse(tracker, 1)
+        pass_until(clock, lambda: tracker.flush(0.5))
+        scripted.trouble = lambda request: reply(status)
+        sessions += converse(tracker, 3)
+        for _ in range(20):
+            clock.time_us += 30_000_000
+            assert not tracker.flush(0.03)
+        assert books(tracker) == (12, 3, 9, 0, 0)
+        assert len(told(server.requests)) <= 70
+        scripted.trouble = well
+        pass_until(clock, lambda: tracker.flush(0.5), step_seconds=61)
+        assert books(tracker) == (12, 12, 0, 0, 0)
+    came = paths_by_session(scripted.accepted)
+    if status in (402, 407):
+        assert came == dict.fromkeys(sessions, IN_ORDER)
+    assert {session: sorted(paths) for session, paths in came.items()} == dict.fromkeys(
+        sessions, sorted(IN_ORDER)
+    )
+
+
 # --- another address ----------------------------------------------------------------------------------------
 
 
