@@ -35,11 +35,14 @@ def replay(entry: Entry, sessions: SessionMap) -> None:
 
 
 def _open(session_id: str, entry: Entry, sessions: SessionMap) -> None:
+    """A start says that none was open there: what is open here has ended, if its window had passed by then."""
+    mark = _mark(entry)
+    sessions.lapse(session_id, by_us=entry.time_us, ttl_seconds=mark.get("ttl_seconds"))
     sessions.open(
         session_id,
         entry.agent_id,
         user_id=entry.body.get("user_id"),
-        origin=Origin(_mark(entry).get("origin", Origin.CALL)),
+        origin=Origin(mark.get("origin", Origin.CALL)),
         start_us=entry.time_us,
     )
 

@@ -155,6 +155,23 @@ class SessionMap:
             self._changed[session_id] = None
             return True
 
+    def lapse(self, session_id: str, *, by_us: int, ttl_seconds: float | None = None) -> bool:
+        """End a session whose window had passed by `by_us` (Unix microseconds), ahead of the next sweep.
+
+        It is for what is heard of later: another process saw the window pass, whose TTL was `ttl_seconds`. False,
+        and nothing is changed, if there is no such session or its window had not passed.
+        """
+        with self._lock:
+            now, record = self._monotonic(), self._records.get(session_id)
+            if record is None:
+                return False
+            session_record.settle(record, now, self._wall_us())
+            ended_by, window = self._ending(record[_FLAGS_AT] & PLACE, ttl_seconds)
+            if by_us <= _closed_us(record, window):
+                return False
+            self._set_aside(session_id, ended_by, window, now)
+            return True
+
     def resume(self, session_id: str, *, turn_start_us: int) -> Session | None:
         """Go on with a conversation that seems to be over, though a turn began before it was; None if none does.
 
@@ -322,6 +339,10 @@ class SessionMap:
             if len(ended) < chunk:
                 break
         return swept
+
+    def set_aside(self, limit: int = 500) -> list[Expired]:
+        """Remove at most `limit` of those that need not wait for a sweep: what followed them is in the map already."""
+        return self._sweep_chunk(limit, ())
 
     def changed(self, limit: int) -> list[str]:
         """At most `limit` ids of sessions that changed since they were last asked for.
@@ -606,26 +627,31 @@ class SessionMap:
     def _make_room(self, session_id: str, now: float) -> None:
         """Set aside the session's expired predecessor, or in a full map the idlest session, for a sweep."""
         if session_id in self._records:
-            self._set_aside(session_id, now)
+            self._set_aside(session_id, *self._ending(self._place(session_id)), now)
         elif self._is_full():
-            self._set_aside(min(self._fronts())[2], now)
+            _, place, idlest = min(self._fronts())
+            if self._is_due(idlest, place, now):
+                self._set_aside(idlest, *self._ending(place), now)
+            else:
+                self._evicted_count += 1
+                self._set_aside(idlest, EndedBy.EVICTED, self._ttl_seconds, now)
 
-    def _set_aside(self, session_id: str, now: float) -> None:
-        """End a session by its deadline, if that has passed, or else by eviction, ahead of the next sweep."""
-        accessed, flags = _access(self._records[session_id])
-        ended_by, window = self._ending(flags & PLACE)
-        if now - accessed < window:
-            ended_by, window = EndedBy.EVICTED, self._ttl_seconds
-            self._evicted_count += 1
+    def _set_aside(self, session_id: str, ended_by: EndedBy, window: float, now: float) -> None:
+        """End a session ahead of the next sweep."""
         if len(self._unreported) >= _MAX_UNREPORTED:
             self._unreported.popleft()
             self._dropped_count += 1
         self._unreported.append(self._end(session_id, ended_by, window, now, self._wall_us()))
 
-    def _ending(self, place: int) -> tuple[EndedBy, float]:
+    def _ending(self, place: int, ttl_seconds: float | None = None) -> tuple[EndedBy, float]:
         """What ends sessions at this place, and after how long; of two equal windows it is the TTL."""
-        window = self._windows[place]
-        return (EndedBy.IDLE if window < self._ttl_seconds else EndedBy.TTL), window
+        ttl = self._ttl_seconds if ttl_seconds is None else ttl_seconds
+        if _may_idle_out(place) and self._idle_seconds < ttl:
+            return EndedBy.IDLE, self._idle_seconds
+        return EndedBy.TTL, ttl
+
+    def _place(self, session_id: str) -> int:
+        return self._records[session_id][_FLAGS_AT] & PLACE
 
     def _forget_unreported(self, session_id: str) -> bool:
         others = deque(one for one in self._unreported if one.session_id != session_id)

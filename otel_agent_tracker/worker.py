@@ -384,6 +384,8 @@ class Worker:
         while changed := self._sessions.changed(500):
             self._unsaved.update(changed)
         rows = [row for row in map(self._row, self._unsaved) if row is not None]
+        for expired in self._sessions.set_aside():  # in the journal before its successor takes its row
+            self._expire(expired)
         if rows:
             state.put_sessions(rows)
 

@@ -449,6 +449,35 @@ def test_a_sweep_of_idle_sessions_leaves_those_whose_ttl_is_over(
     assert {one.session_id for one in sessions.sweep()} == {"call", "waiting"}
 
 
+def test_a_session_whose_window_is_heard_to_have_passed_has_ended(
+    time: FakeClock, sessions: SessionMap
+) -> None:
+    """Though by this clock it is live; a window that another process had decides."""
+    second_us = 1_000_000
+    open_recognised(sessions, "idle")
+    open_call(sessions, "call")
+    idle_us, hour_us = START_US + int(IDLE) * second_us, START_US + 3600 * second_us
+    assert not sessions.lapse("idle", by_us=idle_us)
+    assert not sessions.lapse("call", by_us=hour_us, ttl_seconds=3600)
+    assert not sessions.lapse("unknown", by_us=hour_us)
+    assert sessions.set_aside() == []
+    assert sessions.lapse("idle", by_us=idle_us + 1)
+    assert sessions.lapse("call", by_us=idle_us, ttl_seconds=IDLE / 2)
+    assert len(sessions) == 0
+    assert told(sessions.set_aside()) == [("idle", EndedBy.IDLE, IDLE), ("call", EndedBy.TTL, IDLE / 2)]
+    assert sessions.sweep() == []
+
+
+def test_what_is_set_aside_is_told_before_a_sweep(time: FakeClock, sessions: SessionMap) -> None:
+    """A session that is over and opened anew; what is only over waits for the sweep."""
+    for session_id in ("1", "2"):
+        open_recognised(sessions, session_id)
+    time.step(IDLE)
+    open_recognised(sessions, "1")
+    assert told(sessions.set_aside()) == [("1", EndedBy.IDLE, IDLE)]
+    assert told(sessions.sweep()) == [("2", EndedBy.IDLE, IDLE)]
+
+
 # --- other processes ------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from otel_agent_tracker.lanes import Lanes
 from otel_agent_tracker.pipeline import Pipeline, substitute
 from otel_agent_tracker.worker import Worker
 
-__all__ = ["Clocks", "Death", "Life", "death_at", "on_one_thread"]
+__all__ = ["Clocks", "Death", "Life", "death_at", "killed", "on_one_thread"]
 
 START_US = 1_705_681_056_000_000
 PACKAGE = Path(otel_agent_tracker.__file__).parent
@@ -169,6 +169,18 @@ def death_at(point: int, life: Life, left_in: Path) -> Iterator[Callable[[], int
         yield lambda: passed
     finally:
         sys.setprofile(None)
+
+
+def killed(life: Life, point: int, left_in: Path, act: Callable[[], object]) -> bool:
+    """Whether the process died at that point of the act; if it has fewer, it dies afterwards."""
+    try:
+        with death_at(point, life, left_in):
+            act()
+    except Death:
+        life.bury()
+        return True
+    life.die(left_in)
+    return False
 
 
 class _Unthreaded(WorkerHandle):

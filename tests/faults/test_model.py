@@ -35,7 +35,7 @@ from otel_agent_tracker.server.arrivals import Arrival, Service
 from otel_agent_tracker.server.database import Database
 from otel_agent_tracker.server.store import Store
 from otel_agent_tracker.wire import Capabilities
-from tests.faults.lives import Clocks, Death, Life, death_at, on_one_thread
+from tests.faults.lives import Clocks, Life, killed, on_one_thread
 
 # Who is killed closes nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
@@ -272,6 +272,11 @@ class Outcomes(RuleBasedStateMachine):
         rating = None if talks else self.early.get(session)
         talks.append(Talk(by_call, (now, now), (now, now), now, rating=rating))
 
+    def goes_on_by_call(self, session: str) -> bool:
+        """Whether only a call or its TTL ends the conversation that a turn opens next: the last was so, and is over."""
+        newest = self.newest(session)
+        return newest is not None and newest.by_call and newest.ended is not None and newest.ended[1] == "ttl"
+
     @rule(data=st.data(), status=st.sampled_from(["ok", "failed", "waiting"]))
     def turn(self, data: st.DataObject, status: str) -> None:
         """A turn, in a session that is open or not."""
@@ -280,7 +285,7 @@ class Outcomes(RuleBasedStateMachine):
             if session in self.under_way and self.under_way[session].talk:
                 self.give_up(session)
             self.end_idle(session)
-            self.begin_talk(session, by_call=False)
+            self.begin_talk(session, by_call=self.goes_on_by_call(session))
         with self.life.tracker.turn(session, agent_id="bot") as turn:
             say(turn, status)
         talk = self.talks[session][-1]
@@ -306,21 +311,25 @@ class Outcomes(RuleBasedStateMachine):
         under_way, now = self.under_way[session], self.clocks.monotonic
         self.end_idle(session)
         talks, newest = self.talks[session], self.newest(session)
-        if newest and newest.ended and newest.ended[1] != "call" and under_way.known == len(talks):
+        talk = under_way.talk
+        if newest and newest.ended and newest.ended[1] != "call":
             closed = [accessed + newest.window for accessed in newest.accessed]
-            if closed[0] < under_way.began <= closed[1]:  # it depends on what a death made forgotten
+            is_known = under_way.known == len(talks)
+            if is_known and closed[0] < under_way.began <= closed[1]:  # a death made forgotten what decides
                 return self.give_up(session)
-            newest.ended = None if under_way.began <= closed[0] else newest.ended
-        elif newest and newest.ended and newest.ended[1] != "call":
-            newest.ended = None
-        if under_way.known == len(talks) and (newest is None or (newest.ended and not under_way.talk)):
-            self.begin_talk(session, by_call=False)
+            if not is_known or under_way.began <= closed[0]:
+                newest.ended = None
+            else:  # its window has become shorter since the turn began
+                talk = None
+        if under_way.known == len(talks) and (newest is None or (newest.ended and not talk)):
+            self.begin_talk(session, by_call=self.goes_on_by_call(session))
         self.under_way.pop(session)
         say(under_way.turn, status)
         under_way.turn.__exit__(None, None, None)
-        talk = under_way.talk or talks[min(under_way.known, len(talks) - 1)]
+        talk = talk or talks[min(under_way.known, len(talks) - 1)]
         talk.turns += 1
-        talk.rating = under_way.rating if talk.rating is None else talk.rating
+        if under_way.rating is not None and (talk.rating is None or talk in talks[: under_way.known]):
+            talk.rating = under_way.rating
         talks[-1].happen(now, status)
         return None
 
@@ -350,7 +359,7 @@ class Outcomes(RuleBasedStateMachine):
         assert ended == (live is not None or newest is None)
         self.note_end(session, ended, "completed")
         if ended and quality is not None:
-            self.talks[session][-1].rating = quality
+            self.note_rating(session, quality)
 
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
@@ -378,18 +387,27 @@ class Outcomes(RuleBasedStateMachine):
         if not refused and opening is not None:
             opening.rating = score
         elif not refused and self.talks[session]:
-            self.talks[session][-1].rating = score
+            self.note_rating(session, score)
         elif not refused:
             self.early[session] = score
         if live is not None:
             live.touch(self.clocks.monotonic)
 
+    def note_rating(self, session: str, score: int) -> None:
+        """Of the last conversation, whatever was said before of what may turn out to be the same one."""
+        self.talks[session][-1].rating = score
+        if session in self.under_way:
+            self.under_way[session].rating = None
+
     def opening(self, session: str) -> UnderWay | None:
-        """The turn that has begun after an end by call, and so a conversation with it."""
+        """The turn that has begun after the last conversation was over, and so opens the next one."""
         under_way, newest = self.under_way.get(session), self.newest(session)
-        if under_way is None or newest is None or newest.ended is None or newest.ended[1] != "call":
+        if under_way is None or newest is None or under_way.known < len(self.talks[session]):
             return None
-        return None if under_way.talk or under_way.known < len(self.talks[session]) else under_way
+        if newest.ended and newest.ended[1] == "call":
+            return None if under_way.talk else under_way
+        window = newest.window if newest.ended else self.window(newest)
+        return under_way if newest.accessed[0] + window < under_way.began else None
 
     # --- time, weather, death -------------------------------------------------------------------------------
 
@@ -725,18 +743,6 @@ def heard(life: Life) -> Iterator[list[str]]:
     journal.append = listen  # type: ignore[method-assign]  # listens in
     yield event_ids
     journal.append = append  # type: ignore[method-assign]  # as before
-
-
-def killed(life: Life, point: int, left_in: Path, act: Callable[[], object]) -> bool:
-    """Whether the process died at that point of the act; if it has fewer, it dies afterwards."""
-    try:
-        with death_at(point, life, left_in):
-            act()
-    except Death:
-        life.bury()
-        return True
-    life.die(left_in)
-    return False
 
 
 def settle(life: Life, clocks: Clocks) -> None:

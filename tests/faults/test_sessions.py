@@ -25,7 +25,7 @@ from otel_agent_tracker.server.store import Store
 from otel_agent_tracker.sessions import SessionMap
 from otel_agent_tracker.testing import RecordedConversations, RecordingSender, recording
 from tests.conftest import MakeTracker
-from tests.faults.lives import Clocks, Life, on_one_thread
+from tests.faults.lives import Clocks, Life, killed, on_one_thread
 from tests.hosts import host_provider
 from tests.server import world
 
@@ -199,6 +199,40 @@ def test_fault_40_a_turn_just_after_the_ttl_ends_the_old_conversation_and_opens_
     told = [(path, body["session_id"]) for path, body in sender.requests]
     assert told.count((EXPIRED, session_id)) == 1
     assert tracker.end_conversation(session_id)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored before", "not stored before"])
+def test_fault_36_40_a_turn_after_an_idle_window_opens_the_next_conversation_wherever_the_process_dies(
+    tmp_path: Path, stored: bool
+) -> None:
+    """A user who comes back when the conversation was idle for too long, but before anybody has looked, begins
+    another one. The process is killed at any point of storing that: two conversations are told all the same, and
+    each ends once."""
+    with on_one_thread():
+        point, died = 1, True
+        while died:
+            clocks, sender = Clocks(), RecordingSender()
+            life, left_in = Life(tmp_path / f"{point}", clocks, sender), tmp_path / f"{point}-after"
+            turn_of_thread(life)
+            if stored:
+                life.step()
+            clocks.advance(0.51 * HOUR)
+            turn_of_thread(life)
+            died = killed(life, point, left_in, life.step)
+            life = Life(left_in, clocks, sender)
+            for _ in range(3):
+                life.step()
+                clocks.advance(0.51 * HOUR)
+            ends = {(body["start_time"], body["end_time"]) for path, body in sender.requests if path == END}
+            assert len(ends) == len({start for start, _ in ends}) == 2, point
+            life.bury()
+            point += 37
+        assert point > 250
+
+
+def turn_of_thread(life: Life) -> None:
+    with life.tracker.turn("thread-1", agent_id="bot"):
+        pass
 
 
 # --- in every order -----------------------------------------------------------------------------------------
