@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -23,6 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_agent_tracker import semconv
 from otel_agent_tracker.metrics import Counted, FolderNow
+from tests.leash import leashed
 
 __all__ = [
     "JSON",
@@ -203,18 +203,11 @@ class BridgeProcess(NamedTuple):
 @contextmanager
 def bridging(*arguments: object) -> Iterator[BridgeProcess]:
     """`otel-agent-tracker bridge` on free ports; it is ended, if it has not ended, when the block is left."""
-    command = [sys.executable, "-m", "otel_agent_tracker", "bridge"]
-    command += [word for kind in ("http", "grpc", "admin") for word in (f"--{kind}-port", "0")]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    try:
+    ports = [word for kind in ("http", "grpc", "admin") for word in (f"--{kind}-port", "0")]
+    with leashed("bridge", *ports, *arguments) as process:
+        assert process.stdout is not None
         found = dict[str, str]()
         while len(found) < 3 and (line := process.stdout.readline()):
             if match := re.match(r"(OTLP\S+|Admin) .*?(http\S+?)(?:/readyz)?$", line.rstrip()):
                 found[match[1]] = match[2]
         yield BridgeProcess(process, found["OTLP/HTTP"], found["OTLP/gRPC"], found["Admin"])
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)

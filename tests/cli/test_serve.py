@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,28 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.cli.terminal import run, run_json, run_process
+from tests.leash import leashed
 
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A tracker in a process of its own, and its address; ended when the block is left."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "otel_agent_tracker", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
+    with leashed("serve", *arguments) as process:
+        assert process.stdout is not None
         address = ""
         while not address and (line := process.stdout.readline()):
             found = re.search(r"AGENT_TRACKER_URL=(\S+)", line)
             address = found[1] if found else ""
         assert address
         yield process, address
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
 
 
 def test_a_served_tracker_passes_the_doctor(tmp_path: Path) -> None:
