@@ -7,6 +7,8 @@ its chance to be set.
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 import time
@@ -26,9 +28,9 @@ from opentelemetry.util import types
 
 from otel_agent_tracker import sdk_private, session_id
 from otel_agent_tracker.log import Log, SparingLog
-from otel_agent_tracker.semconv import VERSION
+from otel_agent_tracker.semconv import SERVICE_INSTANCE_ID, VERSION
 
-__all__ = ["EventProvider"]
+__all__ = ["EventProvider", "this_instance"]
 
 SCOPE = "otel_agent_tracker"
 _logger = Log(__name__)
@@ -52,7 +54,8 @@ class Placed(TypedDict, total=False):
 class EventProvider:
     """Makes finished event spans and hands them to `processors`, in order, on the calling thread.
 
-    `resource` None means that of the global SDK provider at the first event, else `Resource.create()`.
+    `resource` None means that of the global SDK provider at the first event, else `Resource.create()`. One without
+    an instance, as of older SDKs, gets `this_instance`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class EventProvider:
         self._failed = failed
         self._log = SparingLog(_logger)
         self._resource = resource
+        self._names_process = False
         self._ids = _Ids()
         self._tracer: trace.Tracer | None = None
         self._lock = threading.Lock()
@@ -112,8 +116,10 @@ class EventProvider:
         span.end(end_us * 1000)
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which another thread may have held in the parent."""
+        """Replace the lock, which another thread may have held in the parent, and a resource that names the parent."""
         self._lock = threading.Lock()
+        if self._names_process:
+            self._tracer = None
 
     def shutdown(self) -> None:
         """Shut the processors down; spans made later reach processors that refuse them."""
@@ -128,9 +134,13 @@ class EventProvider:
             return self._tracer
 
     def _provider(self) -> TracerProvider:
+        resource = self._resource or _host_resource()
+        self._names_process = not resource.attributes.get(SERVICE_INSTANCE_ID)
+        if self._names_process:
+            resource = resource.merge(Resource({SERVICE_INSTANCE_ID: this_instance()}))
         provider = TracerProvider(
             sampler=_RecordAll(),
-            resource=self._resource or _host_resource(),
+            resource=resource,
             shutdown_on_exit=False,
             id_generator=self._ids,
             span_limits=_unlimited(),
@@ -140,6 +150,11 @@ class EventProvider:
         for processor in self._processors:
             provider.add_span_processor(processor)
         return provider
+
+
+def this_instance() -> str:
+    """What tells this process from others of its service, where its resource does not."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class _Ids(threading.local, IdGenerator):

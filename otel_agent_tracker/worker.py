@@ -8,7 +8,6 @@ pays for SQLite and the client.
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from otel_agent_tracker.entry import Entry
 from otel_agent_tracker.handle import FlushRequest, Snapshot, WorkerHandle
 from otel_agent_tracker.journal import MemoryJournal, Segment
 from otel_agent_tracker.log import Log, SparingLog
+from otel_agent_tracker.provider import this_instance
 from otel_agent_tracker.replay import replay
 from otel_agent_tracker.semconv import EndedBy, Event
 from otel_agent_tracker.sender_lock import SenderLock
@@ -494,7 +494,7 @@ class Worker:
         heartbeat = wire.AgentHeartbeat(
             agent_id=agent_id,
             timestamp=wire.format_time(self._clock.time_ns() // 1000),
-            instance=service.get("instance") or f"{socket.gethostname()}-{os.getpid()}",
+            instance=service.get("instance") or this_instance(),
             delivery={
                 "accepted": counts.accepted,
                 "delivered": counts.delivered,

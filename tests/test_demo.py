@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, Resource
 
 from otel_agent_tracker import AgentStatus, demo
 from otel_agent_tracker.demo.ledger import Held, Ledger, TurnTime, differences
@@ -192,10 +191,6 @@ def test_one_session_of_the_story_has_two_conversations(told_story: Path) -> Non
     assert _query(told_story, query) == [(2,)]
 
 
-@pytest.mark.skipif(
-    SERVICE_INSTANCE_ID not in Resource.create().attributes,
-    reason="this release of opentelemetry-sdk does not tell processes apart",
-)
 def test_one_conversation_of_the_story_is_ended_by_a_second_process(told_story: Path) -> None:
     """Which takes one of its turns as well."""
     query = """

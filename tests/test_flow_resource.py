@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -95,6 +97,23 @@ def test_the_host_s_own_resource_counts(
         assert tracker.flush(10)
     assert rows(tracker_database, f"SELECT {COLUMNS} FROM conversations") == [SHOP]
     assert rows(tracker_database, f"SELECT DISTINCT {COLUMNS} FROM events") == [SHOP]
+
+
+def test_a_resource_without_an_instance_gets_one(
+    make_tracker: MakeTracker, tracker_server: Server, tracker_database: str
+) -> None:
+    """Events and heartbeats of the process tell the same."""
+    provider = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+    with host_provider(provider):
+        tracker = make_tracker(tracker_server.url)
+        tracker.start_conversation("bot")
+        with AgentOperationsTracker(tracker_server.url, state_dir=tracker._config.state_dir) as operations:
+            assert tracker.flush(10)
+            operations.heartbeat("bot")
+            wait_until(lambda: rows(tracker_database, "SELECT * FROM instances"))
+    ((told,),) = rows(tracker_database, "SELECT DISTINCT instance FROM events")
+    assert told == f"{socket.gethostname()}-{os.getpid()}"
+    assert rows(tracker_database, "SELECT instance FROM instances") == [(told,)]
 
 
 def test_it_arrives_without_batches_too(

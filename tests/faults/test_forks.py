@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -69,6 +71,24 @@ def test_fault_28_after_a_fork_both_go_on(
     ]
     parent = (2, 2, 3.5) if is_shared else (1, 1, 4.0)
     assert outcomes(make_tracker(tracker_server.url)) == {"parent": parent, "child": (1, 1, 2.0)}
+
+
+def test_fault_28_parent_and_child_are_told_apart(
+    tracker_server: Server, tracker_database: str, make_tracker: MakeTracker, start_host: StartHost
+) -> None:
+    """Where the resource does not name the process, as with older SDKs, each tells its own instance."""
+    script = (
+        "from opentelemetry import trace\nfrom opentelemetry.sdk.resources import Resource\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "trace.set_tracer_provider(TracerProvider(resource=Resource({'service.name': 'shop'})))\n"
+        f"{FORK}{MOMENTS['after it']}{PARENT}"
+    )
+    start_host(tracker_server.url, script, "somebody answers").end_well()
+    assert make_tracker(tracker_server.url).flush(20)
+    with closing(sqlite3.connect(tracker_database)) as connection:
+        query = "SELECT agent_id, count(DISTINCT instance) FROM events WHERE path LIKE '%start' GROUP BY 1"
+        assert connection.execute(query).fetchall() == [("child", 1), ("parent", 1)]
+        assert connection.execute("SELECT count(DISTINCT instance) FROM events").fetchall() == [(2,)]
 
 
 def test_fault_28_a_fork_with_events_queued_sends_them_once(
