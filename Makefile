@@ -45,7 +45,7 @@ test-floor: $(VENV)-floor/.ready ## Run all tests with the oldest dependencies t
 
 # With nothing but the core installed: a host is not asked to have what our tests need.
 test-pythons: $(READY) ## Run the tests of processes with hosts of every supported Python that is found here
-	@set -e; tested=; for version in $(VERSIONS); do \
+	@set -e; targets=; for version in $(VERSIONS); do \
 	  found=$$($(FIND_PYTHON)); \
 	  if [ -z "$$found" ]; then echo "Python $$version: not found"; continue; fi; \
 	  echo "Python $$version: $$found"; \
@@ -53,10 +53,14 @@ test-pythons: $(READY) ## Run the tests of processes with hosts of every support
 	    "$$found" -m venv $(VENV)-$$version; \
 	    $(VENV)-$$version/bin/python -m pip install --quiet --disable-pip-version-check --editable .; \
 	  fi; \
-	  HOST_PYTHON=$(VENV)-$$version/bin/python $(BIN)/python -m pytest --quiet $(PROCESS_TESTS) $(ARGS); \
-	  tested="$$tested $$version"; \
+	  targets="$$targets test-python-$$version"; \
 	done; \
-	echo "Tested with Python$$tested"; [ -n "$$tested" ]
+	[ -n "$$targets" ] && $(MAKE) --no-print-directory --jobs --keep-going $(OUTPUT_APART) $$targets
+
+# All at once, since they mostly wait; each writes what it has to say when it ends.
+test-python-%:
+	@HOST_PYTHON=$(VENV)-$*/bin/python $(BIN)/python -m pytest --quiet -p no:cacheprovider $(PROCESS_TESTS) $(ARGS); \
+	code=$$?; echo "=== Python $*: $$([ $$code = 0 ] && echo passed || echo failed)"; exit $$code
 
 # NEWEST=1 tries the newest releases, in environments beside the others, and names the frameworks that they break.
 test-frameworks: $(READY) ## Run the live tests of agent frameworks, each in an environment of its own (NEWEST=1)
@@ -75,6 +79,7 @@ IS_VERSION = import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2
 FIND_PYTHON = for candidate in python$$version "$$(pyenv prefix $$version 2>/dev/null)/bin/python"; do \
 	  if "$$candidate" -c "$(IS_VERSION)" 2>/dev/null; then echo "$$candidate"; break; fi; \
 	done
+OUTPUT_APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 PROCESS_TESTS := $(addprefix tests/faults/test_,exits.py forks.py sharing.py processes.py)
 
 FLOOR := $(VENV)-floor/bin/uv pip install --quiet --python $(VENV)-floor/bin/python
