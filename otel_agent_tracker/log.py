@@ -32,10 +32,9 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, stacklevel: int = 1, **kwargs: Any) -> None:
         """Log, if that can be done."""
-        if any(_is_closed(handler) for handler in _handlers(self.logger)):
-            return
-        with suppress(Exception):  # handlers and filters are the host's own code
-            super().log(level, msg, *args, stacklevel=stacklevel + 1, **kwargs)
+        with suppress(Exception):  # handlers, filters and streams are the host's own
+            if not any(_is_closed(handler) for handler in _handlers(self.logger)):
+                super().log(level, msg, *args, stacklevel=stacklevel + 1, **kwargs)
 
 
 class SparingLog:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +171,27 @@ def test_a_worker_that_fails_begins_anew(
         "no sender",
         "still none",
     ]
+
+
+def test_a_worker_whose_trouble_cannot_be_told_begins_anew_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the host has detached the stream that its logging writes to."""
+    monkeypatch.setattr("otel_agent_tracker.handle.RESTART_INTERVAL", 0.01)
+    failures, stream = iter([OSError("no sender")]), io.TextIOWrapper(io.BytesIO())
+    handler = logging.StreamHandler(stream)
+    logging.getLogger().addHandler(handler)
+    stream.detach()
+
+    def main(handle: WorkerHandle) -> None:
+        for failure in failures:
+            raise failure
+        answer_flushes(handle)
+
+    try:
+        assert make(main).flush(TIMEOUT)
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def test_a_fork_waits_for_the_worker_between_two_cycles(make: Make) -> None:

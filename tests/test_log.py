@@ -66,6 +66,20 @@ def test_a_handler_that_raises_is_the_hosts(stream: io.StringIO) -> None:
     assert stream.getvalue() == ""
 
 
+def test_nothing_is_written_to_a_detached_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of `sys.stderr.detach()`: to be asked whether it is closed raises too."""
+    stream, root = io.TextIOWrapper(io.BytesIO()), logging.getLogger()
+    handler = logging.StreamHandler(stream)
+    root.addHandler(handler)
+    try:
+        stream.detach()
+        Log(NAME).error("a word")
+        assert SparingLog(Log(NAME)).warning(0.0, "a %s", "word")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == ""
+
+
 def test_nothing_is_written_to_a_closed_stream(
     stream: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
