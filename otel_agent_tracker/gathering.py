@@ -181,17 +181,16 @@ def _parts(trace: _Trace) -> Iterator[tuple[int, list[int]]]:
     tops: dict[int, int] = {}
     parts: dict[int, list[int]] = {}
     for span_id in trace.spans:
-        above: list[int] = []
+        above: dict[int, None] = {}  # in order, and quickly searched: chains may be thousands long
         at = span_id
         while at not in tops:
-            above.append(at)
+            above[at] = None
             parent = trace.spans[at].parent_id
             if parent is None or parent not in trace.spans or parent in above:
                 tops[at] = at
             else:
                 at = parent
-        for each in above:
-            tops[each] = tops[at]
+        tops.update(dict.fromkeys(above, tops[at]))
         parts.setdefault(tops[at], []).append(span_id)
     yield from parts.items()
 
@@ -216,10 +215,10 @@ def _depths(spans: dict[int, EndedSpan]) -> dict[int, int]:
     """How many spans are above each: of what happens at one time, parents start first and end last."""
     depths: dict[int, int] = {}
     for span_id in spans:
-        above: list[int] = []
+        above: dict[int, None] = {}
         at: int | None = span_id
         while at in spans and at not in depths and at not in above:
-            above.append(at)
+            above[at] = None
             at = spans[at].parent_id
         depth = depths.get(at, -1) if at is not None else -1
         for each in reversed(above):

@@ -191,6 +191,28 @@ def test_spans_that_claim_each_other_as_parents_end_nothing() -> None:
     assert told
 
 
+def test_a_long_chain_of_spans_costs_each_of_them_a_few_comparisons() -> None:
+    """Of ids: a list that is searched for each span would take a million of them."""
+    compared = 0
+
+    class CountingId(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int.__eq__(self, other) if isinstance(other, int) else NotImplemented
+
+        __hash__ = int.__hash__
+
+    length, gatherer = 2_000, Gatherer()
+    for number in range(length, 0, -1):
+        parent = CountingId(number - 1) if number > 1 else None
+        kind = SpanClass.OTHER if number > 1 else SpanClass.AGENT
+        gatherer.add(ended(CountingId(number), parent, span_class=kind, start=number, end=5_000 - number))
+    compared = 0
+    assert gatherer.told(WAIT_FOR_LATE) == [1]
+    assert compared < 50 * length
+
+
 def test_a_forked_child_tells_nothing_of_its_parents() -> None:
     """It was the parent that held them."""
     gatherer = Gatherer()
