@@ -30,6 +30,7 @@ from otel_agent_tracker.delivery import Sender
 from otel_agent_tracker.handle import FlushRequest, WorkerHandle
 from otel_agent_tracker.journal import Journal
 from otel_agent_tracker.lanes import Lanes
+from otel_agent_tracker.making import Making
 from otel_agent_tracker.pipeline import Pipeline, substitute
 from otel_agent_tracker.worker import Worker
 
@@ -200,7 +201,10 @@ class _Inline(Lanes[Any]):
 
 
 class _SmallJournal(Journal):
-    """Segments that are full after a few events."""
+    """Segments that are full after a few events, and are made on the thread that needs one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, segment_bytes=8192)
+
+    def _make_elsewhere(self, making: Making, least: int) -> None:
+        self._make_for_callers(making, least)
