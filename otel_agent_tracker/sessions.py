@@ -264,6 +264,16 @@ class SessionMap:
             copy = None if record is None else record[:]
         return None if copy is None else session_record.unpacked(session_id, copy)
 
+    def find(self, session_id: str) -> Session | None:
+        """The session, live or not. Nothing is reset."""
+        with self._lock:
+            record = self._records.get(session_id)
+            if record is None:
+                return None
+            session_record.settle(record, self._monotonic(), self._wall_us())
+            copy = record[:]
+        return session_record.unpacked(session_id, copy)
+
     def remaining_seconds(self, session_id: str) -> float | None:
         """Seconds of TTL that were left before this call, which resets it; None if it is not live."""
         with self._lock:

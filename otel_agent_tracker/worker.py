@@ -390,7 +390,8 @@ class Worker:
             state.put_sessions(rows)
 
     def _row(self, session_id: str) -> SessionRow | None:
-        session, record = self._sessions.get(session_id), self._sessions.dump(session_id)
+        # one that is over, too, until a sweep has told so: only its row tells of it when the process is killed
+        session, record = self._sessions.find(session_id), self._sessions.dump(session_id)
         if session is None or record is None:
             return None
         return SessionRow(

@@ -230,6 +230,29 @@ def test_fault_36_40_a_turn_after_an_idle_window_opens_the_next_conversation_whe
         assert point > 250
 
 
+def test_fault_36_40_a_conversation_that_is_over_before_it_is_stored_ends_wherever_the_process_dies(
+    tmp_path: Path,
+) -> None:
+    """A process whose worker comes late stores a conversation when that is over already, and is killed at any point
+    of it: whoever goes on tells its end, once."""
+    with on_one_thread():
+        point, died = 1, True
+        while died:
+            clocks, sender = Clocks(), RecordingSender()
+            life, left_in = Life(tmp_path / f"{point}", clocks, sender), tmp_path / f"{point}-after"
+            turn_of_thread(life)
+            clocks.advance(0.51 * HOUR)
+            died = killed(life, point, left_in, life.step)
+            life = Life(left_in, clocks, sender)
+            for _ in range(3):
+                life.step()
+                clocks.advance(0.51 * HOUR)
+            assert len({body["end_time"] for path, body in sender.requests if path == END}) == 1, point
+            life.bury()
+            point += 37
+        assert point > 250
+
+
 def turn_of_thread(life: Life) -> None:
     with life.tracker.turn("thread-1", agent_id="bot"):
         pass
