@@ -45,22 +45,23 @@ test-floor: $(VENV)-floor/.ready ## Run all tests with the oldest dependencies t
 
 # With nothing but the core installed: a host is not asked to have what our tests need.
 test-pythons: $(READY) ## Run the tests of processes with hosts of every supported Python that is found here
-	@set -e; targets=; for version in $(VERSIONS); do \
+	@set -e; hosts=; for version in $(VERSIONS); do \
 	  found=$$($(FIND_PYTHON)); \
 	  if [ -z "$$found" ]; then echo "Python $$version: not found"; continue; fi; \
 	  echo "Python $$version: $$found"; \
 	  if [ ! -x $(VENV)-$$version/bin/otel-agent-tracker ]; then \
-	    "$$found" -m venv $(VENV)-$$version; \
-	    $(VENV)-$$version/bin/python -m pip install --quiet --disable-pip-version-check --editable .; \
+	    $(BIN)/uv venv --quiet --clear --python "$$found" $(VENV)-$$version; \
+	    $(BIN)/uv pip install --quiet --python $(VENV)-$$version/bin/python --editable .; \
 	  fi; \
-	  targets="$$targets test-python-$$version"; \
+	  hosts="$$hosts test-python-$$version"; \
 	done; \
-	[ -n "$$targets" ] && $(MAKE) --no-print-directory --jobs --keep-going $(OUTPUT_APART) $$targets
+	[ -n "$$hosts" ]; \
+	$(MAKE) --no-print-directory --keep-going --jobs $(OUTPUT_APART) PROCESS_TESTS="$(WAITING_TESTS)" $$hosts; \
+	$(MAKE) --no-print-directory --keep-going --jobs=1 PROCESS_TESTS="$(TIMED_TESTS)" $$hosts
 
-# All at once, since they mostly wait; each writes what it has to say when it ends.
 test-python-%:
-	@HOST_PYTHON=$(VENV)-$*/bin/python $(BIN)/python -m pytest --quiet -p no:cacheprovider $(PROCESS_TESTS) $(ARGS); \
-	code=$$?; echo "=== Python $*: $$([ $$code = 0 ] && echo passed || echo failed)"; exit $$code
+	@echo "=== Python $*: $(PROCESS_TESTS)"
+	@HOST_PYTHON=$(VENV)-$*/bin/python $(BIN)/python -m pytest --quiet -p no:cacheprovider $(PROCESS_TESTS) $(ARGS)
 
 # NEWEST=1 tries the newest releases, in environments beside the others, and names the frameworks that they break.
 test-frameworks: $(READY) ## Run the live tests of agent frameworks, each in an environment of its own (NEWEST=1)
@@ -75,12 +76,14 @@ CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 
 # Those that pyproject.toml names. A command may be there and not work, as pyenv's for a version that is not chosen.
 VERSIONS := $(shell sed -n 's/.*Python :: \(3\.[0-9]*\)".*/\1/p' pyproject.toml)
-IS_VERSION = import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')
+IS_VERSION = import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')
 FIND_PYTHON = for candidate in python$$version "$$(pyenv prefix $$version 2>/dev/null)/bin/python"; do \
 	  if "$$candidate" -c "$(IS_VERSION)" 2>/dev/null; then echo "$$candidate"; break; fi; \
 	done
 OUTPUT_APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
-PROCESS_TESTS := $(addprefix tests/faults/test_,exits.py forks.py sharing.py processes.py)
+# The former mostly wait, so that all Pythons run them at once; how long an end takes is not to be measured beside others.
+WAITING_TESTS := $(addprefix tests/faults/test_,forks.py sharing.py processes.py)
+TIMED_TESTS := tests/faults/test_exits.py
 
 FLOOR := $(VENV)-floor/bin/uv pip install --quiet --python $(VENV)-floor/bin/python
 
