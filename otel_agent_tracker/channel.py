@@ -24,6 +24,7 @@ MAX_INTERVAL = 60.0
 PAUSE = 60.0
 CAPABILITIES_INTERVAL = 600.0
 REFUSALS_BEFORE_DEATH = 3
+MOST_SUSPECTS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +215,20 @@ class Channel:
 
     def _is_to_blame(self, event_id: str, path: str) -> bool:
         """Whether others succeeded between this event's refusals, of which this is the third."""
-        suspect = self._suspects.setdefault(event_id, _Suspect(self._successes[path]))
+        suspect = self._suspects.get(event_id)
+        if suspect is None:
+            self._make_room()
+            suspect = self._suspects[event_id] = _Suspect(self._successes[path])
         if self._successes[path] > suspect.successes_seen:
             suspect.confirmed += 1
             suspect.successes_seen = self._successes[path]
         return suspect.confirmed >= REFUSALS_BEFORE_DEATH - 1
+
+    def _make_room(self) -> None:
+        """Forget the oldest suspect, if there are too many, rather one that nobody else has got past."""
+        if len(self._suspects) >= MOST_SUSPECTS:
+            oldest = (event_id for event_id, suspect in self._suspects.items() if not suspect.confirmed)
+            del self._suspects[next(oldest, next(iter(self._suspects)))]
 
     def _warn_of_path(self, path: str, reason: str, now: float) -> None:
         message = "the tracker refuses a path, its events are kept; is the URL right? %s"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from otel_agent_tracker.channel import (
     CAPABILITIES_INTERVAL,
     MAX_INTERVAL,
+    MOST_SUSPECTS,
     PAUSE,
     Channel,
     Dead,
@@ -233,6 +234,18 @@ def test_an_event_is_to_blame_if_others_of_its_path_succeed(channel: Channel) ->
         judge(channel, Delivered(), now, event_id=f"good at {now}")
     later = Later(f"{PATH}: status 404", PAUSE)
     assert verdicts == [later, later, Dead(f"{PATH}: status 404")]
+
+
+def test_of_a_path_that_stays_refused_only_so_many_events_are_known(channel: Channel) -> None:
+    """Of those that others have got past none is forgotten, so the third refusal of each is its last."""
+    for now in (0.0, PAUSE):
+        judge(channel, UNKNOWN, now, event_id="bad")
+        judge(channel, Delivered(), now, event_id="good")
+    for number in range(MOST_SUSPECTS + 1):
+        judge(channel, UNKNOWN, event_id=str(number))
+    known = [channel.is_suspect(str(number)) for number in range(MOST_SUSPECTS + 1)]
+    assert known == [False, False, *[True] * (MOST_SUSPECTS - 1)]
+    assert judge(channel, UNKNOWN, 2 * PAUSE, event_id="bad") == Dead(f"{PATH}: status 404")
 
 
 def test_no_event_is_to_blame_if_its_path_works_for_none(channel: Channel) -> None:
