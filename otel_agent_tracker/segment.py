@@ -158,13 +158,17 @@ class Segment:
             os.close(fd)
 
     def retire(self) -> bool:
-        """Delete the file and release it; False if the disk refuses, then nothing has changed."""
-        if not self.retired:
-            try:
-                self._path.unlink(missing_ok=True)
-            except OSError:
-                return False
-            self.release()
+        """Delete the file and release it; False if the file stays, then nothing has changed.
+
+        It stays if the disk refuses, or if it was released before: then it is whoever's that has its lock now.
+        """
+        if self.retired:
+            return not self._path.exists()
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        self.release()
         return True
 
 

@@ -186,6 +186,16 @@ def test_what_cannot_be_deleted_is_not_retired(make: Make, tmp_path: Path) -> No
     assert stubborn.read(0).payloads == [b"event"]
 
 
+def test_what_was_released_is_not_retired(make: Make, adopt: Callable[..., list[Segment]]) -> None:
+    """Its file is there for another process, which must still learn how far it was read."""
+    left = make()
+    put(left, b"event")
+    left.release()
+    assert not left.retire()
+    (adopted,) = adopt()
+    assert [adopted.read(0).payloads, adopted.retire(), left.retire()] == [[b"event"], True, True]
+
+
 def test_a_live_segment_is_not_adopted(make: Make, adopt: Callable[..., list[Segment]]) -> None:
     """The lock of the writer keeps others away, also within one process."""
     put(make(), b"event")

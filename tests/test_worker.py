@@ -938,6 +938,32 @@ def test_heartbeats_tell_instance_and_books(host: Host, now: FakeClock) -> None:
 # --- the end ------------------------------------------------------------------------------------------------
 
 
+def test_a_journal_that_is_closed_while_it_is_read_is_told_once(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a host ends before the worker is through: the next process goes on from where that one got to."""
+    monkeypatch.setattr("otel_agent_tracker.pipeline.Journal", SmallJournal)
+    first = make_host()
+    sessions = first.start()
+    assert first.flush()
+    hold(first)
+    sessions += first.start(100)
+    first.pipeline._handle.give_way = first.pipeline._journal.close  # type: ignore[method-assign]  # half way
+    release(first)
+    wait_until(lambda: len(first.tracker.sessions()) > 1)
+    first.close()
+    second = make_host()
+    assert second.flush()
+    assert sorted(first.tracker.sessions() + second.tracker.sessions()) == sorted(sessions)
+
+
+class SmallJournal(Journal):
+    """One whose segments are full after some twenty starts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, segment_bytes=8192)
+
+
 def threads_of_ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("otel-agent-tracker")]
 
