@@ -180,8 +180,7 @@ class Worker:
                 self._absorb(state)
         self._absorb(state)
         if asked or now >= min(self._next_sweep, self._next_idle_sweep):
-            self._sweep(now, idle_only=not asked and now < self._next_sweep)
-            self._absorb(state)
+            self._sweep(state, now, idle_only=not asked and now < self._next_sweep)
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_INTERVAL
             with state.transaction():
@@ -438,15 +437,19 @@ class Worker:
         except ValueError as error:
             _logger.debug("a session of another release is left to it: %s", error)
 
-    def _sweep(self, now: float, *, idle_only: bool) -> None:
-        """End what is over; idle sessions more often than those whose TTL is, since nobody else ends them."""
+    def _sweep(self, state: State, now: float, *, idle_only: bool) -> None:
+        """End what is over; idle sessions more often than those whose TTL is, since nobody else ends them.
+
+        Some at a time: the journal need not hold the ends of all.
+        """
+        while swept := self._sessions.sweep(idle_only=idle_only):
+            for expired in swept:
+                self._expire(expired)
+            self._absorb(state)
         interval = self._cleanup_interval()
         self._next_idle_sweep = now + min(interval, IDLE_SWEEP_INTERVAL)
         if not idle_only:
             self._next_sweep = now + interval
-        while swept := self._sessions.sweep(idle_only=idle_only):
-            for expired in swept:
-                self._expire(expired)
 
     def _wall_less_monotonic_us(self) -> int:
         return self._clock.time_ns() // 1000 - int(self._clock.monotonic() * 1e6)

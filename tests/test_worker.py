@@ -23,7 +23,7 @@ import pytest
 from otel_agent_tracker import worker
 from otel_agent_tracker.client import Delivered, Result, Retry, TrackerClient
 from otel_agent_tracker.clock import Clock
-from otel_agent_tracker.config import Config
+from otel_agent_tracker.config import Config, Durability
 from otel_agent_tracker.events import Ending, TurnReport
 from otel_agent_tracker.journal import Journal, MemoryJournal
 from otel_agent_tracker.pipeline import Pipeline
@@ -933,6 +933,18 @@ def test_heartbeats_tell_instance_and_books(host: Host, now: FakeClock) -> None:
     wait_until(lambda: host.flush() and host.tracker.bodies("/agents/heartbeat"))
     (beat,) = host.tracker.bodies("/agents/heartbeat")[:1]
     assert [beat["agent_id"], beat["delivery"]["delivered"], bool(beat["instance"])] == ["bot", 1, True]
+
+
+def test_thousands_of_sessions_that_end_at_once_are_all_told(make_host: MakeHost, now: FakeClock) -> None:
+    """The journal need not hold their ends all together."""
+    host = make_host(durability=Durability.MEMORY)
+    host.pipeline._journal._ring_limit = 512 * 1024  # less than what they take
+    for _ in range(5):
+        host.start(400)
+        assert host.flush()
+    now.advance(hours=11)
+    assert host.flush()
+    assert [len(host.tracker.sessions(EXPIRED)), host.books()["dropped"]] == [2_000, 0]
 
 
 # --- the end ------------------------------------------------------------------------------------------------
