@@ -119,10 +119,10 @@ class MemoryJournal:
         self._notify()
         return kept
 
-    def refuse(self, kind: str) -> None:
-        """Count an event of this kind that is not to be kept, from any thread."""
+    def refuse(self, kind: str, number: int = 1) -> None:
+        """Count events of this kind that are not to be kept, from any thread."""
         with self._lock:
-            self.counters.refused[kind] += 1
+            self.counters.refused[kind] += number
 
     def prepare(self) -> None:
         """Make ready for what will be appended; the worker calls it in each of its cycles."""

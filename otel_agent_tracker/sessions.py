@@ -90,6 +90,7 @@ class SessionMap:
         self._unreported: deque[Expired] = deque()  # left the map, and no sweep has returned them
         self._evicted_count = 0
         self._dropped_count = 0
+        self._unbooked_count = 0  # of the dropped
 
     @property
     def ttl_seconds(self) -> float:
@@ -350,9 +351,15 @@ class SessionMap:
                 break
         return swept
 
-    def set_aside(self, limit: int = 500) -> list[Expired]:
-        """Remove at most `limit` of those that need not wait for a sweep: what followed them is in the map already."""
-        return self._sweep_chunk(limit, ())
+    def set_aside(self) -> list[Expired]:
+        """Remove those that need not wait for a sweep: what followed them is in the map already."""
+        return self._sweep_chunk(_MAX_UNREPORTED, ())
+
+    def take_dropped_ends(self) -> int:
+        """How many ends were dropped since this was last asked; for whoever keeps the books."""
+        with self._lock:
+            number, self._unbooked_count = self._unbooked_count, 0
+        return number
 
     def changed(self, limit: int) -> list[str]:
         """At most `limit` ids of sessions that changed since they were last asked for.
@@ -475,8 +482,10 @@ class SessionMap:
     def after_fork_in_child(self) -> None:
         """Make the map usable in a forked child: a new lock, and the orders as they should be.
 
-        A thread of the parent that held the lock may have been half way through a change.
+        A thread of the parent that held the lock may have been half way through a change. What was dropped is
+        the parent's to book.
         """
+        self._unbooked_count = 0
         was_free = self._lock.acquire(blocking=False)
         self._lock = HotLock()
         if was_free:
@@ -651,6 +660,7 @@ class SessionMap:
         if len(self._unreported) >= _MAX_UNREPORTED:
             self._unreported.popleft()
             self._dropped_count += 1
+            self._unbooked_count += 1
         self._unreported.append(self._end(session_id, ended_by, window, now, self._wall_us()))
 
     def _ending(self, place: int, ttl_seconds: float | None = None) -> tuple[EndedBy, float]:

@@ -369,6 +369,8 @@ class Worker:
 
     def _book_losses(self, state: State) -> None:
         """What this process could not keep goes into the folder's books too."""
+        if dropped := self._sessions.take_dropped_ends():
+            self._journal.refuse(Event.CONVERSATION, dropped)
         lost = self._journal.counters.lost()
         if new := lost - self._booked:
             with state.transaction():

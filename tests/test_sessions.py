@@ -424,6 +424,19 @@ def test_ends_that_nobody_sweeps_are_bounded_and_counted(
         open_call(sessions, session_id)
     assert [one.session_id for one in sessions.sweep()] == ["2", "3"]
     assert sessions.stats()["dropped_ends"] == 1
+    assert [sessions.take_dropped_ends(), sessions.take_dropped_ends()] == [1, 0]
+
+
+def test_what_a_parent_dropped_is_not_its_child_s_to_book(
+    monkeypatch: pytest.MonkeyPatch, time: FakeClock
+) -> None:
+    """The parent does."""
+    monkeypatch.setattr(sessions_module, "_MAX_UNREPORTED", 1)
+    sessions = map_of(time, max_sessions=1)
+    for session_id in ("1", "2", "3"):
+        open_call(sessions, session_id)
+    sessions.after_fork_in_child()
+    assert sessions.take_dropped_ends() == 0
 
 
 def test_a_sweep_returns_no_more_than_asked(time: FakeClock, sessions: SessionMap) -> None:

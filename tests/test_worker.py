@@ -947,6 +947,44 @@ def test_thousands_of_sessions_that_end_at_once_are_all_told(make_host: MakeHost
     assert [len(host.tracker.sessions(EXPIRED)), host.books()["dropped"]] == [2_000, 0]
 
 
+def test_an_end_that_nobody_told_in_time_is_in_the_books(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions may be evicted faster than the worker can tell it."""
+    monkeypatch.setattr("otel_agent_tracker.sessions._MAX_UNREPORTED", 100)
+    host = make_host(max_sessions=1)
+    sessions = host.start()
+    assert host.flush()
+    hold(host)
+    sessions += host.start(300)
+    release(host)
+    assert host.flush()
+    assert host.tracker.sessions(EXPIRED) == sessions[200:300]
+    assert host.books() == {
+        "accepted": 601,
+        "delivered": 401,
+        "pending": 0,
+        "dead_lettered": 0,
+        "dropped": 200,
+    }
+    assert host.pipeline.delivery_stats()["dropped_by_kind"] == {"conversation": 200}
+
+
+def test_a_process_that_ends_tells_of_all_it_has_evicted(make_host: MakeHost) -> None:
+    """However many wait: nobody else will."""
+    first = make_host(Tracker(up=False), max_sessions=1)
+    sessions = first.start()
+    assert not first.flush(0.2)
+    hold(first)
+    sessions += first.start(4_000)
+    first.pipeline.begin_to_stop()
+    release(first)
+    first.close()
+    second = make_host()
+    assert second.flush()
+    assert sorted(second.tracker.sessions(EXPIRED)) == sorted(sessions[:-1])
+
+
 # --- the end ------------------------------------------------------------------------------------------------
 
 
