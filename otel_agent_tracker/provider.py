@@ -72,7 +72,6 @@ class EventProvider:
         self._names_process = False
         self._ids = _Ids()
         self._tracer: trace.Tracer | None = None
-        self._lock = threading.Lock()
 
     def emit(self, name: str, attributes: Mapping[str, Any], **placed: Unpack[Placed]) -> None:
         """Start and end the span `name`.
@@ -101,23 +100,24 @@ class EventProvider:
         parent_span_id: int | None = None,
         error: str | None = None,
     ) -> None:
-        tracer = self._tracer or self._make_tracer()
-        self._ids.next_trace_id = trace_id
-        self._ids.next_span_id = span_id or session_id.mint_span_id()
-        span = tracer.start_span(
-            name,
-            _parent(trace_id, parent_span_id),
-            links=_ambient_link(),
-            start_time=start_us * 1000,
-        )
+        tracer, ids = self._tracer or self._make_tracer(), self._ids
+        before, ids.of_next = ids.of_next, (trace_id, span_id or session_id.mint_span_id())
+        try:
+            span = tracer.start_span(
+                name,
+                _parent(trace_id, parent_span_id),
+                links=_ambient_link(),
+                start_time=start_us * 1000,
+            )
+        finally:
+            ids.of_next = before  # this may have interrupted the start of another
         sdk_private.set_clean_attributes(span, attributes)
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(end_us * 1000)
 
     def after_fork_in_child(self) -> None:
-        """Replace the lock, which another thread may have held in the parent, and a resource that names the parent."""
-        self._lock = threading.Lock()
+        """Replace a resource that names the parent."""
         if self._names_process:
             self._tracer = None
 
@@ -127,11 +127,9 @@ class EventProvider:
             processor.shutdown()
 
     def _make_tracer(self) -> trace.Tracer:
-        provider = self._provider()  # reading the resource takes its time: nobody is to wait for it in line
-        with self._lock:
-            if self._tracer is None:
-                self._tracer = provider.get_tracer(SCOPE, VERSION)
-            return self._tracer
+        """Who comes meanwhile makes one too, over the same processors: nobody waits, whomever it has interrupted."""
+        self._tracer = tracer = self._provider().get_tracer(SCOPE, VERSION)
+        return tracer
 
     def _provider(self) -> TracerProvider:
         resource = self._resource or _host_resource()
@@ -158,16 +156,15 @@ def this_instance() -> str:
 
 
 class _Ids(threading.local, IdGenerator):
-    """Answers with the ids that the calling thread has set; each event sets both before its span starts."""
+    """Answers with the ids that the calling thread has set, for as long as its span starts."""
 
-    next_trace_id = 1
-    next_span_id = 1
+    of_next = (1, 1)
 
     def generate_trace_id(self) -> int:
-        return self.next_trace_id
+        return self.of_next[0]
 
     def generate_span_id(self) -> int:
-        return self.next_span_id
+        return self.of_next[1]
 
 
 class _RecordAll(Sampler):

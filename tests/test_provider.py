@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
+from otel_agent_tracker import provider as module
 from otel_agent_tracker import sdk_private
 from otel_agent_tracker.provider import EventProvider
 from otel_agent_tracker.semconv import VERSION
 from tests.event_spans import RESOURCE, Kept
 from tests.hosts import host_provider
+from tests.interrupting import finishes, interrupted_at
+
+FILES = {module.__file__, sdk_trace.__file__}
+"""What runs while a span is made."""
 
 
 @pytest.fixture(name="kept")
@@ -191,6 +200,41 @@ def test_threads_do_not_mix_ids_up(kept: Kept) -> None:
     for span in kept.spans:
         assert span.context is not None
         assert span.attributes == {"ids": f"{span.context.trace_id} {span.context.span_id}"}
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises, as that of Ctrl-C does."""
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+def test_whatever_interrupts_a_span_both_have_their_own_ids(kept: Kept, raises: bool) -> None:
+    """A signal handler or a finaliser that tracks, at whichever point, the making of the first span's tracer too."""
+    numbers = count(1)
+
+    def emit_numbered(provider: EventProvider) -> None:
+        number = next(numbers)
+        emit(provider, trace_id=number, span_id=number, attributes={"number": number})
+
+    def handle(provider: EventProvider) -> None:
+        emit_numbered(provider)
+        if raises:
+            raise Interrupted
+
+    def interrupt_everywhere() -> None:
+        for point in count():
+            provider = EventProvider([kept], resource=RESOURCE)
+            interruption = interrupted_at(point, FILES, do=partial(handle, provider))
+            with suppress(Interrupted), interruption as was_reached:
+                emit_numbered(provider)
+            if not was_reached():
+                break
+
+    assert finishes(interrupt_everywhere)
+    assert len(kept.spans) > 100
+    for span in kept.spans:
+        assert span.context is not None
+        assert span.attributes == {"number": span.context.span_id}
+        assert span.context.trace_id == span.context.span_id
 
 
 def test_shutdown_reaches_every_processor() -> None:
