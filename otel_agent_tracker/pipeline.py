@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "acquire", "is_substituted", "substitute"]
 
 _logger = Log(__name__)
+_Key = tuple[str, str, str, str]
 
 LEAST_LIMIT = 4 * 1024 * 1024  # bytes; on a disk that is full already, the disk itself refuses
 LONGEST_PAUSE_SECONDS = 1.0
@@ -250,11 +251,11 @@ class Pipeline:
         """One holder less; with the last one the pipeline closes."""
         with _registry_lock:
             self.holders -= 1
+            for key, pipeline in list(_registry.items()):
+                if pipeline is self and self.holders <= 0:  # who interrupts us may have taken hold of it
+                    del _registry[key]
             if self.holders > 0:
                 return
-            for key, pipeline in list(_registry.items()):
-                if pipeline is self:
-                    del _registry[key]
         self.close()
 
     def close(self) -> None:
@@ -439,19 +440,39 @@ def acquire(config: Config, *, delivers_what_was_left: bool = True) -> Pipeline:
     """
     key = (config.destination, config.key_identity, str(config.state_folder), config.durability)
     with _registry_lock:
-        pipeline = _substitute or _registry.get(key)
-        if pipeline is None:
-            pipeline = _registry[key] = Pipeline(config)
-            _announce(config)
-        elif pipeline is not _substitute:
-            _compare(pipeline.config, config)
-            _compare_redactors(pipeline.redactor, config.redactor)
+        pipeline = _hold(key, config)
+        try:
+            if pipeline is not _substitute:
+                _compare(pipeline.config, config)
+                _compare_redactors(pipeline.redactor, config.redactor)
+        except BaseException:
+            pipeline.release()
+            raise
         if config.redactor is not None:
             pipeline.redactor = config.redactor
-        pipeline.holders += 1
     if delivers_what_was_left:
         pipeline.start_if_pending()
     return pipeline
+
+
+def _hold(key: _Key, config: Config) -> Pipeline:
+    """The pipeline there is, or a new one, with one holder more: from then on nobody else's `release` closes it."""
+    while True:
+        pipeline = _substitute or _registry.get(key) or _made(key, config)
+        pipeline.holders += 1
+        if pipeline is _substitute or _registry.get(key) is pipeline:
+            return pipeline  # else who interrupted us let go of it, the last one to do so
+
+
+def _made(key: _Key, config: Config) -> Pipeline:
+    """A new pipeline, or the one that was made by whoever interrupted this."""
+    made = Pipeline(config)
+    kept = _registry.setdefault(key, made)
+    if kept is made:
+        _announce(config)
+    else:
+        made.close()
+    return kept
 
 
 def substitute(pipeline: Pipeline | None) -> None:
@@ -548,7 +569,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _registry_lock, _importing, _is_held_for_fork
-    _registry_lock, _importing, _is_held_for_fork = threading.Lock(), threading.Lock(), False
+    _registry_lock, _importing, _is_held_for_fork = threading.RLock(), threading.Lock(), False
     for pipeline in _pipelines:
         pipeline.after_fork_in_child()
 
@@ -588,8 +609,8 @@ _REFUSED_AT = {
 }
 """From which share of the state folder's limit a kind of event is refused; the others at the limit."""
 
-_registry: dict[tuple[str, str, str, str], Pipeline] = {}
-_registry_lock = threading.Lock()
+_registry: dict[_Key, Pipeline] = {}
+_registry_lock = threading.RLock()  # a signal handler or a finaliser may make and close tracker objects
 _pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 _substitute: Pipeline | None = None
 _importing = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from otel_agent_tracker.segment import SUFFIX
 from otel_agent_tracker.semconv import AgentStatus, Outcome
 from otel_agent_tracker.state import Counts
 from otel_agent_tracker.testing import RecordingSender
+from tests.interrupting import finishes, interrupted_at
 from tests.waiting import wait_until
+
+FILES = {module.__file__}
 
 
 @pytest.fixture
@@ -50,6 +54,95 @@ def test_one_pipeline_for_each_destination(tmp_path: Path) -> None:
     again = acquire(config(tmp_path))
     assert again is not first
     again.release()
+
+
+def accepts(pipeline: Pipeline) -> bool:
+    """Whether what it is told from now on is kept."""
+    before = pipeline._journal.counters.appended
+    pipeline._journal.append(b"event")
+    return pipeline._journal.counters.appended == before + 1
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["there already", "to be made"])
+def test_whoever_interrupts_the_holding_of_a_pipeline_holds_the_same(tmp_path: Path, is_there: bool) -> None:
+    """A signal handler or a finaliser that makes a tracker object neither waits nor gets one of its own."""
+    asked, taken = config(tmp_path, durability=Durability.MEMORY), list[Pipeline]()
+
+    def interrupt_everywhere() -> None:
+        for point in count():
+            held = [acquire(asked)] if is_there else []
+            with interrupted_at(point, FILES, do=lambda: taken.append(acquire(asked))) as was_reached:
+                held.append(acquire(asked))
+            held += taken
+            taken.clear()
+            assert all(each is held[0] for each in held)
+            assert accepts(held[0])
+            release_all(held)
+            if not was_reached():
+                break
+
+    assert finishes(interrupt_everywhere)
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_whoever_interrupts_the_release_of_a_pipeline_holds_one_that_is_open(
+    tmp_path: Path, holders: int
+) -> None:
+    """That one, or the next; and there is no third."""
+    asked, taken = config(tmp_path, durability=Durability.MEMORY), list[Pipeline]()
+
+    def interrupt_everywhere() -> None:
+        for point in count():
+            held = [acquire(asked) for _ in range(holders)]
+            with interrupted_at(point, FILES, do=lambda: taken.append(acquire(asked))) as was_reached:
+                held.pop().release()
+            if not was_reached():
+                break
+            held += taken
+            taken.clear()
+            again = acquire(asked)
+            assert all(each is again for each in held)
+            assert accepts(again)
+            release_all([*held, again])
+        for pipeline in held:
+            pipeline.release()
+
+    assert finishes(interrupt_everywhere)
+
+
+def test_whoever_interrupts_the_holding_of_a_pipeline_may_let_go_of_it(tmp_path: Path) -> None:
+    """The last one to hold it, at whichever point: what is got is open."""
+    asked = config(tmp_path, durability=Durability.MEMORY)
+
+    def interrupt_everywhere() -> None:
+        for point in count():
+            before = acquire(asked)
+            with interrupted_at(point, FILES, do=before.release) as was_reached:
+                held = acquire(asked)
+            assert accepts(held)
+            if not was_reached():
+                before.release()
+            held.release()
+            assert not accepts(held)
+            if not was_reached():
+                break
+
+    assert finishes(interrupt_everywhere)
+
+
+def release_all(held: list[Pipeline]) -> None:
+    for pipeline in held:
+        pipeline.release()
+    assert not accepts(held[0])
+
+
+def test_who_is_refused_a_pipeline_does_not_hold_it(tmp_path: Path) -> None:
+    """It closes when those let go who got it."""
+    first = acquire(config(tmp_path, redactor=str.lower))
+    with pytest.raises(ValueError, match="another redactor"):
+        acquire(config(tmp_path, redactor=str.upper))
+    first.release()
+    assert not accepts(first)
 
 
 def test_a_disk_without_room_does_not_keep_events_from_the_tracker(
