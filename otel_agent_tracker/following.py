@@ -9,17 +9,27 @@ from opentelemetry import _logs, trace
 
 from otel_agent_tracker.agents import watch
 from otel_agent_tracker.hearing import hear
+from otel_agent_tracker.log import Log
 from otel_agent_tracker.sampling import keep_agents_visible
 from otel_agent_tracker.sdk_private import after_each_tracer_provider
 
 __all__ = ["follow", "follow_global"]
 
+_logger = Log(__name__)
+
 
 def follow(provider: trace.TracerProvider) -> bool:
-    """See agents in the spans of `provider`, whatever its sampler decides; False if it is not the SDK's. Idempotent."""
-    watch(provider)
-    keep_agents_visible(provider)
-    return hasattr(provider, "add_span_processor")
+    """See agents in the spans of `provider`, whatever its sampler decides; False if it is not the SDK's. Idempotent.
+
+    It is called where the host sets a provider, and never raises.
+    """
+    try:
+        watch(provider)
+        keep_agents_visible(provider)
+        return hasattr(provider, "add_span_processor")
+    except Exception as error:  # noqa: BLE001 - the host's own code runs here, and its mistakes stay there
+        _logger.warn_once("the host's tracer provider is not followed: %r", error)
+        return False
 
 
 def follow_global() -> bool:
@@ -46,4 +56,4 @@ def _hear_those_to_come() -> None:
 
 
 _follows = False
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may come in between
