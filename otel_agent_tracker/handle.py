@@ -49,12 +49,12 @@ class Snapshot:
 
 
 class WorkerHandle:
-    """Starts the worker's thread on first use; `main` is what the thread runs, until `stopping` is set.
+    """Starts the worker's thread on first use; `make`, called there, gives what it runs until `stopping` is set.
 
     Safe from any thread. After `stop` nothing starts again.
     """
 
-    def __init__(self, main: Callable[[WorkerHandle], None], wake: Callable[[], None]) -> None:
+    def __init__(self, make: Callable[[WorkerHandle], Callable[[], None]], wake: Callable[[], None]) -> None:
         self.flushes: deque[FlushRequest] = deque()
         self.heartbeats: deque[str] = deque(maxlen=1000)
         self._make_waits()
@@ -66,7 +66,7 @@ class WorkerHandle:
         self.is_forked = False
         """Whether the process has been forked: then no step should take long."""
         self._paused_by: int | None = None
-        self._main = main
+        self._make = make
         self._wake = wake
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a signal handler may come in between
@@ -173,13 +173,18 @@ class WorkerHandle:
             self.stepping.release()
 
     def _run(self) -> None:
-        """The thread's own boundary: what ends the worker is told, and a minute later it begins anew."""
+        """The thread's own boundary: what ends the worker is told, and a minute later it goes on.
+
+        It is not made anew: it may be the only one that has some events, and knows what it has counted.
+        """
         wait_in_line()
+        work: Callable[[], None] | None = None
         while not self.stopping.is_set():
             try:
-                self._main(self)
+                work = work or self._make(self)
+                work()
             except Exception:
-                _logger.exception("the worker ended, events wait; it begins anew in a minute")
+                _logger.exception("the worker ended, events wait; it goes on in a minute")
                 self.stopping.wait(RESTART_INTERVAL)
             else:
                 return

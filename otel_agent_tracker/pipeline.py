@@ -88,7 +88,7 @@ class Pipeline:
         self._enabled = sender is not None or config.disabled_because is None
         self._journal = self._make_journal()
         self._sender_lock = self._make_sender_lock()
-        self._handle = WorkerHandle(self._work, self._journal.wake)
+        self._handle = WorkerHandle(self._make_work, self._journal.wake)
         self._provider = EventProvider(self._processors(), failed=self._journal.refuse)
         self._redactor = Redactor(enabled=config.redact, extra=config.redactor)
         self.events = Events(
@@ -311,7 +311,7 @@ class Pipeline:
             self._gathered.after_fork_in_child()
         self._turn_counts.after_fork_in_child()
         self._stop_by = float("inf")
-        self._handle = WorkerHandle(self._work, self._journal.wake)
+        self._handle = WorkerHandle(self._make_work, self._journal.wake)
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -365,34 +365,31 @@ class Pipeline:
         snapshot = self._handle.snapshot
         return snapshot is not None and snapshot.pressure >= _REFUSED_AT.get(entry.event, 1.0)
 
-    def _work(self, handle: WorkerHandle) -> None:
-        """What the worker's thread runs; nothing that it sends is instrumented."""
+    def _make_work(self, handle: WorkerHandle) -> Callable[[], None]:
+        """What the worker's thread runs, made there; nothing that it sends is instrumented."""
         with handle.stepping:
             self._journal.prepare()  # first: beside a thread that computes, the imports take seconds
         with _importing:
             from otel_agent_tracker.worker import Worker  # brings SQLite and the client, on this thread
 
             sender = self._sender or self._make_sender()
-        token = attach(set_value(sdk_private.SUPPRESS_INSTRUMENTATION_KEY, True, get_current()))
-        try:
-            Worker(
-                handle,
-                self._journal,
-                self.sessions,
-                self.events.expire,
-                sender,
-                self.clock,
-                self._sender_lock,
-                folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
-                otlp=self.config.to_otlp,
-                limit_bytes=self._limit_bytes,
-                cleanup_interval=lambda: self.cleanup_interval_seconds,
-                exit_flush_seconds=self.config.flush_timeout_seconds,
-                tick=self._tick,
-                folder_unusable=self._folder_unusable,
-            ).run()
-        finally:
-            detach(token)
+        worker = Worker(
+            handle,
+            self._journal,
+            self.sessions,
+            self.events.expire,
+            sender,
+            self.clock,
+            self._sender_lock,
+            folder=self.config.state_folder if isinstance(self._journal, Journal) else None,
+            otlp=self.config.to_otlp,
+            limit_bytes=self._limit_bytes,
+            cleanup_interval=lambda: self.cleanup_interval_seconds,
+            exit_flush_seconds=self.config.flush_timeout_seconds,
+            tick=self._tick,
+            folder_unusable=self._folder_unusable,
+        )
+        return lambda: _run_uninstrumented(worker.run)
 
     def _tick(self) -> None:
         if self._reporter is not None:
@@ -537,6 +534,14 @@ class _ExportAtOnce(SpanProcessor):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
+
+
+def _run_uninstrumented(work: Callable[[], None]) -> None:
+    token = attach(set_value(sdk_private.SUPPRESS_INSTRUMENTATION_KEY, True, get_current()))
+    try:
+        work()
+    finally:
+        detach(token)
 
 
 def _otlp_encoder() -> Callable[[ReadableSpan], bytes]:

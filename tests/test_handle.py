@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -35,7 +36,7 @@ def make() -> Iterator[Make]:
     made: list[WorkerHandle] = []
 
     def make(main: Callable[[WorkerHandle], None] = answer_flushes) -> WorkerHandle:
-        made.append(WorkerHandle(main, lambda: None))
+        made.append(WorkerHandle(lambda handle: partial(main, handle), lambda: None))
         return made[-1]
 
     yield make
@@ -154,10 +155,10 @@ def test_a_signal_handler_may_start_while_its_thread_does(
     assert len(entered) == 1
 
 
-def test_a_worker_that_fails_begins_anew(
+def test_a_worker_that_fails_goes_on(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its trouble is told, and events wait for its successor on the same thread."""
+    """Its trouble is told, and events wait for it."""
     monkeypatch.setattr("otel_agent_tracker.handle.RESTART_INTERVAL", 0.01)
     failures = iter([OSError("no sender"), OSError("still none")])
 
@@ -173,7 +174,30 @@ def test_a_worker_that_fails_begins_anew(
     ]
 
 
-def test_a_worker_whose_trouble_cannot_be_told_begins_anew_too(
+def test_a_worker_that_cannot_be_made_is_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when it can be."""
+    monkeypatch.setattr("otel_agent_tracker.handle.RESTART_INTERVAL", 0.01)
+    outcomes = iter([OSError("no sender"), None, OSError("made twice")])
+
+    def make(handle: WorkerHandle) -> Callable[[], None]:
+        if (failure := next(outcomes)) is not None:
+            raise failure
+        runs = iter([OSError("it failed"), None])
+
+        def run() -> None:
+            if (failure := next(runs)) is not None:
+                raise failure
+            answer_flushes(handle)
+
+        return run
+
+    handle = WorkerHandle(make, lambda: None)
+    assert handle.flush(TIMEOUT)
+    handle.stop(TIMEOUT)
+    assert len(list(outcomes)) == 1
+
+
+def test_a_worker_whose_trouble_cannot_be_told_goes_on_too(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the host has detached the stream that its logging writes to."""

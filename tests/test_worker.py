@@ -985,6 +985,44 @@ def test_a_process_that_ends_tells_of_all_it_has_evicted(make_host: MakeHost) ->
     assert sorted(second.tracker.sessions(EXPIRED)) == sorted(sessions[:-1])
 
 
+@pytest.mark.parametrize("durability", Durability)
+def test_a_worker_that_a_mistake_ended_goes_on_with_what_it_had(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, now: FakeClock, durability: Durability
+) -> None:
+    """With its books, with what is in memory alone, and with the lanes it has."""
+    monkeypatch.setattr("otel_agent_tracker.handle.RESTART_INTERVAL", 0.01)
+    host = make_host(Tracker(up=False), durability=durability)
+    sessions = host.start(3)
+    host.pipeline._journal.refuse("agent.activity")
+    assert not host.flush(0.2)
+    lanes = lanes_of_all()
+    fail_outside_a_cycle(host)
+    host.tracker.up = True
+    now.advance(minutes=2)
+    assert host.flush()
+    assert host.tracker.sessions() == sessions
+    assert host.books() == {"accepted": 4, "delivered": 3, "pending": 0, "dead_lettered": 0, "dropped": 1}
+    assert lanes_of_all() == lanes
+
+
+def fail_outside_a_cycle(host: Host) -> None:
+    """Let the worker's next wait fail, and be over."""
+    journal, failed = host.pipeline._journal, threading.Event()
+
+    def fail(timeout: float | None = None) -> bool:
+        del journal.wait
+        failed.set()
+        raise MemoryError
+
+    journal.wait = fail  # type: ignore[method-assign]  # once
+    journal.wake()
+    assert failed.wait(TIMEOUT)
+
+
+def lanes_of_all() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "otel-agent-tracker-lane"]
+
+
 # --- the end ------------------------------------------------------------------------------------------------
 
 

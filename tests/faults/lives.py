@@ -80,8 +80,9 @@ class Life:
             url="http://tracker.invalid", state_dir=state_dir, **{"flush_timeout_seconds": 0.0, **options}
         )
         self.pipeline = Pipeline(config, clock=clocks.clock, sender=sender)
-        self._handle = self.pipeline._handle = _Unthreaded(self.pipeline._work, self.pipeline._journal.wake)
-        self.pipeline._work(self._handle)
+        make_work = self.pipeline._make_work
+        self._handle = self.pipeline._handle = _Unthreaded(make_work, self.pipeline._journal.wake)
+        make_work(self._handle)()
         self.worker = _Unthreaded.workers.pop()
         substitute(self.pipeline)
         self.tracker = AgentPerformanceTracker()
